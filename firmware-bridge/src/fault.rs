@@ -1,0 +1,141 @@
+//! Why a sample could not be had, in words that telemetry and people share.
+//!
+//! Owns the list of causes and their spelling. It carries no text from outside: only an error number
+//! of the operating system, so a fault is small, copyable and bounded.
+
+use core::fmt;
+
+/// Why [`Probe::sample`](crate::Probe::sample) delivered no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SampleFault {
+    /// The device did not acknowledge its address or a byte: absent, unpowered, or a loose wire.
+    NoAcknowledge,
+    /// The bus or its driver reported an error.
+    BusError {
+        /// The error number (`errno`) that the operating system gave, where it gave one.
+        errno: Option<i32>,
+    },
+    /// The transfer did not end within the driver's own limit.
+    Timeout,
+    /// A checksum over the data did not match.
+    Checksum,
+    /// The device answers but has no fresh value yet: it was just started, or configured again.
+    NotReady,
+    /// The chip reports that its sensing element is not connected.
+    OpenCircuit,
+    /// The device or file does not exist (any more).
+    Missing,
+    /// The operating system refuses access.
+    Permission,
+    /// The answer is not what the device's documentation allows.
+    Malformed,
+}
+
+impl SampleFault {
+    /// Every cause once, for tables and metrics. `BusError` stands without an error number.
+    pub const ALL: [Self; 9] = [
+        Self::NoAcknowledge,
+        Self::BusError { errno: None },
+        Self::Timeout,
+        Self::Checksum,
+        Self::NotReady,
+        Self::OpenCircuit,
+        Self::Missing,
+        Self::Permission,
+        Self::Malformed,
+    ];
+
+    /// The cause as one kebab-case word. These words are part of the telemetry: they may be added to,
+    /// never changed.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoAcknowledge => "no-acknowledge",
+            Self::BusError { .. } => "bus-error",
+            Self::Timeout => "timeout",
+            Self::Checksum => "checksum",
+            Self::NotReady => "not-ready",
+            Self::OpenCircuit => "open-circuit",
+            Self::Missing => "missing",
+            Self::Permission => "permission",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// Whether asking again soon is pointless: the cause stays until somebody changes something outside
+    /// the device (plugs it in, loads a driver, grants access).
+    ///
+    /// True for [`Missing`](Self::Missing) and [`Permission`](Self::Permission) only. Everything else may
+    /// heal between two samples (an open circuit too: a loose cable touches again), so it is retried at
+    /// the sampling rate. Permanent does not mean for ever: ask again, but rarely.
+    #[must_use]
+    pub const fn is_permanent(self) -> bool {
+        match self {
+            Self::Missing | Self::Permission => true,
+            Self::NoAcknowledge
+            | Self::BusError { .. }
+            | Self::Timeout
+            | Self::Checksum
+            | Self::NotReady
+            | Self::OpenCircuit
+            | Self::Malformed => false,
+        }
+    }
+}
+
+impl fmt::Display for SampleFault {
+    /// The cause word, and the error number in parentheses where there is one.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())?;
+        match self {
+            Self::BusError { errno: Some(errno) } => write!(formatter, " (errno {errno})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for SampleFault {}
+
+#[cfg(test)]
+mod tests {
+    use super::SampleFault;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn causes_are_distinct_kebab_case_words() {
+        let words: BTreeSet<&str> = SampleFault::ALL
+            .iter()
+            .map(|fault| fault.as_str())
+            .collect();
+        assert_eq!(words.len(), SampleFault::ALL.len());
+        for word in words {
+            assert!(
+                word.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+                "{word}"
+            );
+        }
+    }
+
+    #[test]
+    fn display_adds_the_error_number_only() {
+        let with_number = SampleFault::BusError { errno: Some(5) };
+        assert_eq!(with_number.to_string(), "bus-error (errno 5)");
+        assert_eq!(with_number.as_str(), "bus-error");
+        assert_eq!(
+            SampleFault::BusError { errno: None }.to_string(),
+            "bus-error"
+        );
+        assert_eq!(SampleFault::NoAcknowledge.to_string(), "no-acknowledge");
+    }
+
+    #[test]
+    fn only_missing_and_permission_are_permanent() {
+        let permanent: Vec<&str> = SampleFault::ALL
+            .iter()
+            .filter(|fault| fault.is_permanent())
+            .map(|fault| fault.as_str())
+            .collect();
+        assert_eq!(permanent, ["missing", "permission"]);
+    }
+}
