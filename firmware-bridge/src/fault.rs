@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use embedded_hal::i2c::ErrorKind;
+
 /// Why [`Probe::sample`](crate::Probe::sample) delivered no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SampleFault {
@@ -95,6 +97,16 @@ impl fmt::Display for SampleFault {
 }
 
 impl core::error::Error for SampleFault {}
+
+/// For buses that know no more than the kinds of `embedded-hal`.
+impl From<ErrorKind> for SampleFault {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NoAcknowledge(_) => Self::NoAcknowledge,
+            _ => Self::BusError { errno: None },
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

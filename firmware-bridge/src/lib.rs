@@ -10,9 +10,14 @@
 //! - Nothing that a device, a file or a person supplies can cause a panic or unbounded memory.
 //! - Each outside thing has one owner file: only `linux.rs` names `linux_embedded_hal`.
 
+mod config;
+mod errno;
 mod fault;
+pub mod hwmon;
+mod sysfs;
 pub mod trace;
 
+pub use config::ConfigError;
 pub use fault::SampleFault;
 
 /// A source of samples of one quantity.
