@@ -14,7 +14,9 @@ mod config;
 mod errno;
 mod fault;
 pub mod hwmon;
+pub mod linux;
 mod sysfs;
+pub mod tmp102;
 pub mod trace;
 
 pub use config::ConfigError;
