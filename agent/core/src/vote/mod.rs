@@ -5,7 +5,16 @@
 //!
 //! Invariants: the value is finite or absent; a healthy majority is never isolated; one channel alone is never `Good`.
 
+mod channel;
+mod commission;
+mod fuse;
+mod monitor;
+mod pair;
+mod probation;
+mod statistics;
+mod stuck;
 mod voter;
+mod witness;
 
 pub use voter::Voter;
 

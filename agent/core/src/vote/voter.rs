@@ -1,43 +1,70 @@
-//! The voter of one quantity.
+//! The voter of one quantity: the order of work of one tick.
 //!
-//! Owns: the state of each channel and the held value. Must not: look at more than the readings it is given.
+//! Owns: the channels, what was learned of the quantity, and the held value.
+//! Must not: look at more than the readings it is given; allocate after construction.
 //!
-//! Invariants: no allocation per vote; the value is finite or absent; a majority is never isolated.
+//! Invariants: the value is finite or absent; one tick isolates at most a minority of the trusted channels.
 
 use alloc::vec::Vec;
 
-use super::{
-    CHANNELS_MAX, ChannelState, OnQuorumLoss, OnSplit, Quality, Reading, Reason, Verdict, Vote,
-    VoterConfig,
-};
+use super::channel::{Channel, Standing};
+use super::commission::Commission;
+use super::fuse::Held;
+use super::pair::Pair;
+use super::statistics::{Sorted, VARIANCE_FLOOR, square};
+use super::stuck::{Activity, Movers};
+use super::{CHANNELS_MAX, Reading, Vote, VoterConfig};
 
-/// Residuals beyond this many learned spreads are faulty: about six standard deviations of a normal spread.
-const GATE_SPREADS: f64 = 9.0;
-/// Ticks in which the spread is learned before any channel is judged.
-const LEARNING_TICKS: u32 = 32;
-/// Share by which one tick moves the learned spread once learning is over.
-const SPREAD_GAIN: f64 = 1.0 / 256.0;
-
-/// What is kept of one channel.
-#[derive(Clone, Copy, Debug)]
-struct Channel {
-    state: ChannelState,
-    reason: Option<Reason>,
-    faulty: u32,
-    clean: u32,
-}
+/// The variance used is at least this share of the typical one: a dead channel has none and looks perfect.
+const VARIANCE_SHARE_MIN: f64 = 0.25;
+/// The standard deviation used is at least this share of the datasheet accuracy (prototype).
+const ACCURACY_SHARE_MIN: f64 = 0.1;
+/// Relative rounding of a double, with room: no spread below it means anything.
+const ROUNDING: f64 = 1e-15;
 
 /// Votes across the channels of one quantity, tick by tick.
 #[derive(Clone, Debug)]
 pub struct Voter {
-    config: VoterConfig,
-    channels: Vec<Channel>,
-    sorted: Vec<f64>,
-    /// Typical distance of a channel from the median.
-    spread: f64,
-    ticks: u32,
-    held: Option<(f64, f64)>,
-    held_ticks: u32,
+    pub(super) config: VoterConfig,
+    pub(super) channels: Vec<Channel>,
+    pub(super) sorted: Sorted,
+    pub(super) activity: Activity,
+    pub(super) commission: Commission,
+    pub(super) pair: Pair,
+    pub(super) held: Held,
+    /// Ticks that had a usable reading.
+    pub(super) ticks: u32,
+    /// Ticks for which isolated channels have agreed against a lone survivor.
+    pub(super) isolated_agreeing: u32,
+}
+
+/// What one tick found, before anything is decided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tick {
+    /// Median of the candidates.
+    pub(super) reference: f64,
+    /// Highest less lowest candidate.
+    pub(super) spread: f64,
+    /// Half-width within which no channel is blamed.
+    pub(super) accuracy: f64,
+    /// Channels in the reference.
+    pub(super) candidates: usize,
+    /// No trusted channel was usable: isolated ones stand in.
+    pub(super) last_resort: bool,
+    /// Still in the first phase of learning.
+    pub(super) warming: bool,
+    /// Still refining offsets.
+    pub(super) commissioning: bool,
+    /// No majority of the candidates agrees.
+    pub(super) lost: bool,
+    /// Median variance of the channels.
+    pub(super) typical_variance: f64,
+    /// Least variance that any channel is credited with.
+    pub(super) variance_floor: f64,
+    /// Difference of the two channels over its standard deviation squared, where the vote is a pair.
+    pub(super) pair_deviation_squared: f64,
+    /// Difference of the two channels, where the vote is a pair.
+    pub(super) pair_difference: f64,
 }
 
 impl Voter {
@@ -45,300 +72,158 @@ impl Voter {
     #[must_use]
     pub fn new(mut config: VoterConfig) -> Self {
         config.channels = config.channels.min(CHANNELS_MAX);
-        let channel = Channel {
-            state: ChannelState::Learning,
-            reason: None,
-            faulty: 0,
-            clean: 0,
-        };
+        config.fail_count = config.fail_count.max(1);
+        config.clear_count = config.clear_count.max(1);
         Self {
-            channels: (0..config.channels).map(|_| channel).collect(),
-            sorted: Vec::with_capacity(config.channels),
-            config,
-            spread: 0.0,
+            channels: (0..config.channels).map(|_| Channel::new()).collect(),
+            sorted: Sorted::with_capacity(config.channels),
+            activity: Activity::new(),
+            commission: Commission::new(&config),
+            pair: Pair::new(),
+            held: Held::new(),
             ticks: 0,
-            held: None,
-            held_ticks: 0,
+            isolated_agreeing: 0,
+            config,
         }
     }
 
-    /// Advances by one tick; `readings` holds one entry per configured channel, `vote` is filled in place.
+    /// Advances by one tick; `readings` holds one entry per configured channel (a missing one is taken as absent),
+    /// `vote` is filled in place. Allocates only when `vote` was made for another number of channels.
     pub fn vote(&mut self, readings: &[Reading], vote: &mut Vote) {
-        vote.verdicts.resize(
-            self.channels.len(),
-            Verdict {
-                included: false,
-                state: ChannelState::Learning,
-                reason: None,
-            },
-        );
-        let reference = self.median(readings, |state| {
-            !matches!(state, ChannelState::Quarantined | ChannelState::Probation)
-        });
-        let reference = reference.or_else(|| self.median(readings, |_| true));
-        let Some(reference) = reference else {
-            for (verdict, (channel, reading)) in vote
-                .verdicts
-                .iter_mut()
-                .zip(self.channels.iter().zip(readings))
-            {
-                *verdict = Verdict {
-                    included: false,
-                    state: channel.state,
-                    reason: reading.fault,
-                };
-            }
-            self.without_quorum(vote);
-            return;
-        };
-        let limit = self.limit(reference);
-        let usable = readings.iter().filter(|reading| reading.usable).count();
-        let mut used = 0;
-        let mut lowest = f64::MAX;
-        let mut highest = f64::MIN;
-        for ((channel, reading), verdict) in self
+        let commissioned = self.ticks > 0;
+        for (index, channel) in self.channels.iter_mut().enumerate() {
+            let reading = readings
+                .get(index)
+                .copied()
+                .unwrap_or(Reading::absent(super::Reason::NoData));
+            channel.take(&reading, commissioned);
+        }
+        if let Some(mut tick) = self.find_reference() {
+            self.measure(&mut tick);
+            self.observe_motion(&tick);
+            self.judge(&mut tick);
+            self.readmit(&tick);
+            self.fuse(&tick, vote);
+            self.learn(&tick);
+        } else {
+            self.hold(vote);
+        }
+    }
+
+    /// The median of the trusted channels, or of those that stand in for them; none when nothing is usable.
+    fn find_reference(&mut self) -> Option<Tick> {
+        let mut candidates = self
             .channels
-            .iter_mut()
-            .zip(readings)
-            .zip(&mut vote.verdicts)
-        {
-            channel.judge(
-                reading,
-                reference,
-                limit,
-                self.ticks > LEARNING_TICKS && usable >= 3,
-                &self.config,
-            );
-            let included = reading.usable
-                && matches!(
-                    channel.state,
-                    ChannelState::Healthy | ChannelState::Learning
-                );
-            *verdict = Verdict {
-                included,
-                state: channel.state,
-                reason: if reading.usable {
-                    channel.reason
-                } else {
-                    reading.fault.or(Some(Reason::NoData))
-                },
-            };
-            if included {
-                used += 1;
-                lowest = lowest.min(reading.value);
-                highest = highest.max(reading.value);
+            .iter()
+            .filter(|channel| channel.candidate)
+            .count();
+        let last_resort = candidates == 0;
+        if last_resort {
+            for channel in &mut self.channels {
+                channel.candidate = channel.usable && channel.standing != Standing::Failed;
+                candidates += usize::from(channel.candidate);
             }
         }
-        self.learn(readings, reference);
-        self.conclude(vote, reference, used, (lowest, highest));
-    }
-
-    /// The median of the usable readings whose channel is in a state that `trusted` accepts.
-    fn median(
-        &mut self,
-        readings: &[Reading],
-        trusted: impl Fn(ChannelState) -> bool,
-    ) -> Option<f64> {
-        self.sorted.clear();
-        for (channel, reading) in self.channels.iter().zip(readings) {
-            if reading.usable && reading.value.is_finite() && trusted(channel.state) {
-                self.sorted.push(reading.value);
-            }
+        if candidates == 0 {
+            return None;
         }
-        self.sorted.sort_unstable_by(f64::total_cmp);
-        let upper = *self.sorted.get(self.sorted.len() / 2)?;
-        let lower = *self.sorted.get((self.sorted.len() - 1) / 2)?;
-        Some(lower / 2.0 + upper / 2.0)
-    }
-
-    fn limit(&self, reference: f64) -> f64 {
-        let accuracy = self.config.accuracy_absolute.unwrap_or(0.0)
-            + self.config.accuracy_relative * reference.abs();
-        (GATE_SPREADS * self.spread).max(2.0 * accuracy)
-    }
-
-    /// Learns the median distance of the channels from the reference.
-    fn learn(&mut self, readings: &[Reading], reference: f64) {
-        self.sorted.clear();
-        for (channel, reading) in self.channels.iter().zip(readings) {
-            if reading.fresh && reading.usable && channel.state != ChannelState::Quarantined {
-                self.sorted
-                    .push((reading.value - reference).abs().min(f64::MAX));
-            }
-        }
-        self.sorted.sort_unstable_by(f64::total_cmp);
-        let Some(&distance) = self.sorted.get(self.sorted.len() / 2) else {
-            return;
-        };
         self.ticks = self.ticks.saturating_add(1);
-        let gain = if self.ticks < LEARNING_TICKS {
-            1.0 / f64::from(self.ticks)
-        } else {
-            SPREAD_GAIN
-        };
-        self.spread += (distance - self.spread) * gain;
+        let present = self.channels.iter().filter(|channel| channel.candidate);
+        self.sorted.refill(present.map(|channel| channel.corrected));
+        let reference = self.sorted.median();
+        Some(Tick {
+            reference,
+            spread: self.sorted.highest() - self.sorted.lowest(),
+            accuracy: self.commission.accuracy(&self.config, reference),
+            candidates,
+            last_resort,
+            warming: self.commission.warming(self.ticks),
+            commissioning: self.commission.refining(self.ticks),
+            lost: false,
+            typical_variance: 0.0,
+            variance_floor: 0.0,
+            pair_deviation_squared: 0.0,
+            pair_difference: 0.0,
+        })
     }
 
-    fn conclude(
-        &mut self,
-        vote: &mut Vote,
-        reference: f64,
-        used: usize,
-        (lowest, highest): (f64, f64),
-    ) {
-        if used == 0 || used < self.config.sources_min {
-            self.without_quorum(vote);
-            return;
+    /// Every channel's residual, and the variance to hold against it.
+    fn measure(&mut self, tick: &mut Tick) {
+        let learned = self.channels.iter().filter(|channel| channel.samples > 0);
+        self.sorted
+            .refill(learned.map(|channel| channel.noise + channel.wander));
+        tick.typical_variance = self.sorted.median();
+        let accuracy_floor = square(
+            ACCURACY_SHARE_MIN * self.commission.accuracy_least(&self.config, tick.reference),
+        );
+        tick.variance_floor = (VARIANCE_SHARE_MIN * tick.typical_variance).max(accuracy_floor)
+            + square(ROUNDING * tick.reference)
+            + VARIANCE_FLOOR;
+        let drift_variance = self.held.step_variance;
+        for channel in &mut self.channels {
+            channel.measure(tick.reference, tick.variance_floor, drift_variance);
         }
-        let limit = self.limit(reference);
-        let split = used == 2 && self.ticks > LEARNING_TICKS && highest - lowest > limit;
-        let value = match (split, self.config.on_split) {
-            (false, _) | (true, OnSplit::Weighted) => reference,
-            (true, OnSplit::Hold) => self.held.map_or(reference, |(value, _)| value),
-            (true, OnSplit::High) => highest,
-            (true, OnSplit::Low) => lowest,
-        };
-        let uncertainty = if split {
-            (highest / 2.0 - lowest / 2.0).max(self.spread)
-        } else {
-            self.spread
-        };
-        vote.used = used;
-        vote.value = Some(value);
-        vote.uncertainty = Some(uncertainty);
-        vote.quality = if split || used == 1 {
-            Quality::Uncertain
-        } else if used < self.channels.len() {
-            Quality::Degraded
-        } else {
-            Quality::Good
-        };
-        self.held = Some((value, uncertainty));
-        self.held_ticks = 0;
     }
 
-    /// Holds the last value, less certain with every tick, or gives none.
-    fn without_quorum(&mut self, vote: &mut Vote) {
-        self.held_ticks = self.held_ticks.saturating_add(1);
-        vote.used = 0;
-        for verdict in &mut vote.verdicts {
-            verdict.included = false;
-        }
-        let holds = self.config.on_quorum_loss == OnQuorumLoss::Hold
-            && self.held_ticks <= self.config.hold_ticks_max;
-        match self.held.filter(|_| holds) {
-            Some((value, uncertainty)) => {
-                vote.value = Some(value);
-                vote.uncertainty = Some(
-                    (uncertainty * f64::from(self.held_ticks.saturating_add(1))).min(f64::MAX),
-                );
-                vote.quality = Quality::Uncertain;
-            }
-            None => {
-                vote.value = None;
-                vote.uncertainty = None;
-                vote.quality = Quality::Bad;
+    fn observe_motion(&mut self, tick: &Tick) {
+        let mut movers = Movers::default();
+        for channel in self.channels.iter_mut().filter(|channel| channel.fresh) {
+            let trusted = channel.standing == Standing::Trusted;
+            channel
+                .motion
+                .step(channel.raw, channel.noise, channel.samples, trusted);
+            if trusted {
+                movers.fresh += 1;
+                movers.changed += u32::from(channel.motion.changed);
             }
         }
+        self.activity.observe(movers);
+        for channel in self.channels.iter_mut().filter(|channel| channel.fresh) {
+            let trusted = channel.standing == Standing::Trusted;
+            channel
+                .motion
+                .compare(movers, self.activity, tick.reference, trusted);
+        }
     }
-}
 
-impl Channel {
-    /// Moves the state on by one reading; only a fresh one counts.
-    fn judge(
-        &mut self,
-        reading: &Reading,
-        reference: f64,
-        limit: f64,
-        judging: bool,
-        config: &VoterConfig,
-    ) {
-        if !reading.usable || !reading.fresh {
+    /// Decides who is believed this tick and who stays in the vote.
+    fn judge(&mut self, tick: &mut Tick) {
+        if tick.warming {
+            self.commission(tick);
             return;
         }
-        let faulty = judging && (reading.value - reference).abs() > limit;
-        if faulty {
-            self.faulty = self.faulty.saturating_add(1);
-            self.clean = 0;
-        } else {
-            self.faulty = 0;
-            self.clean = self.clean.saturating_add(1);
+        self.commission_newcomers(tick);
+        self.gate(tick);
+        if tick.candidates >= 3 && !tick.lost {
+            self.monitor(tick);
         }
-        self.state = match self.state {
-            ChannelState::Learning if !judging => ChannelState::Learning,
-            ChannelState::Learning | ChannelState::Healthy | ChannelState::Suspect => {
-                if self.faulty >= config.fail_count {
-                    ChannelState::Quarantined
-                } else if faulty {
-                    ChannelState::Suspect
-                } else {
-                    ChannelState::Healthy
+        if tick.candidates == 2 && !tick.last_resort {
+            self.judge_pair(tick);
+        } else {
+            self.pair.pause();
+        }
+    }
+
+    /// Learns what a healthy channel looks like; nothing while it is unclear who is healthy.
+    fn learn(&mut self, tick: &Tick) {
+        if tick.warming || tick.lost || self.pair.split || tick.last_resort {
+            return;
+        }
+        if tick.candidates >= 3 {
+            for channel in &mut self.channels {
+                if channel.candidate && channel.fresh && !channel.gross {
+                    channel.learn(
+                        tick.variance_floor,
+                        tick.typical_variance,
+                        tick.commissioning,
+                    );
                 }
             }
-            ChannelState::Quarantined | ChannelState::Probation if faulty => {
-                ChannelState::Quarantined
+            if tick.commissioning {
+                self.refine_offsets();
             }
-            ChannelState::Quarantined | ChannelState::Probation
-                if self.clean >= config.clear_count =>
-            {
-                ChannelState::Healthy
-            }
-            ChannelState::Quarantined | ChannelState::Probation => ChannelState::Probation,
-            ChannelState::Failed => ChannelState::Failed,
-        };
-        self.reason = match self.state {
-            ChannelState::Learning | ChannelState::Healthy => None,
-            ChannelState::Suspect => Some(Reason::Spike),
-            ChannelState::Quarantined | ChannelState::Probation | ChannelState::Failed => {
-                Some(Reason::Disagree)
-            }
-        };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-    use super::*;
-
-    fn run(voter: &mut Voter, values: [f64; 3], ticks: u32) -> Vote {
-        let mut vote = Vote::empty(3);
-        for tick in 0..ticks {
-            let noise = if tick % 2 == 0 { 0.1 } else { -0.1 };
-            voter.vote(
-                &[
-                    Reading::fresh(values[0] + noise),
-                    Reading::fresh(values[1] - noise),
-                    Reading::fresh(values[2]),
-                ],
-                &mut vote,
-            );
+        } else if tick.candidates == 2 {
+            self.learn_pair(tick);
         }
-        vote
-    }
-
-    #[test]
-    fn a_biased_channel_is_isolated_and_readmitted() {
-        let mut voter = Voter::new(VoterConfig::new(3));
-        assert_eq!(run(&mut voter, [20.0; 3], 100).quality, Quality::Good);
-        let vote = run(&mut voter, [20.0, 20.0, 25.0], 10);
-        assert_eq!(vote.verdicts[2].state, ChannelState::Quarantined);
-        assert!((vote.value.unwrap() - 20.0).abs() < 0.2);
-        assert_eq!(run(&mut voter, [20.0; 3], 31).quality, Quality::Good);
-    }
-
-    #[test]
-    fn without_data_the_value_is_held_and_then_absent() {
-        let mut voter = Voter::new(VoterConfig::new(3));
-        run(&mut voter, [20.0; 3], 100);
-        let absent = [Reading::absent(Reason::Timeout); 3];
-        let mut vote = Vote::empty(3);
-        voter.vote(&absent, &mut vote);
-        assert_eq!(vote.quality, Quality::Uncertain);
-        for _ in 0..10 {
-            voter.vote(&absent, &mut vote);
-        }
-        assert_eq!((vote.quality, vote.value), (Quality::Bad, None));
     }
 }

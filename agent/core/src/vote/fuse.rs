@@ -1,0 +1,248 @@
+//! From the believed samples to one value with its uncertainty and quality; and what stands in when there is none.
+//!
+//! Owns: the weights, the policies on a split and on a lost quorum, the held value.
+//! Must not: give a channel more than 0.6 of the weight when three or more are in; report one channel as good.
+
+use super::channel::Channel;
+use super::monitor::GROSS_DEVIATIONS;
+use super::statistics::{root, square};
+use super::voter::{Tick, Voter};
+use super::{OnQuorumLoss, OnSplit, Quality, Verdict, Vote};
+
+/// Up to this many standard deviations a sample has its full weight, from there it fades (prototype).
+const TAPER_DEVIATIONS: f64 = 3.0;
+/// Most of the weight that one of three or more channels may have (prototype).
+const WEIGHT_SHARE_MAX: f64 = 0.6;
+/// Weight of the side of a pair that is not believed.
+const WEIGHT_LEAST: f64 = 1e-6;
+/// Standard error of the value over the channels' own: covers what the channels have in common (prototype).
+const UNCERTAINTY_FACTOR: f64 = 1.35;
+/// Memory of the variance of the value's steps (prototype).
+const STEP_GAIN: f64 = 1.0 / 64.0;
+
+/// The last value, and how fast the quantity moves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    value: Option<f64>,
+    uncertainty: f64,
+    ticks: u32,
+    /// Variance of the value's step from tick to tick.
+    pub(super) step_variance: f64,
+}
+
+impl Held {
+    pub(super) const fn new() -> Self {
+        Self {
+            value: None,
+            uncertainty: 0.0,
+            ticks: 0,
+            step_variance: 0.0,
+        }
+    }
+
+    fn keep(&mut self, value: f64, uncertainty: f64, typical_variance: f64) {
+        if let Some(last) = self.value {
+            let step = square(value - last);
+            if self.step_variance == 0.0 {
+                self.step_variance = step;
+            } else {
+                let limit = 16.0 * self.step_variance + 0.01 * typical_variance;
+                self.step_variance += STEP_GAIN * (step.min(limit) - self.step_variance);
+            }
+        }
+        self.value = Some(value);
+        self.uncertainty = uncertainty;
+        self.ticks = 0;
+    }
+}
+
+/// A value before the policies were asked.
+#[derive(Clone, Copy, Debug)]
+struct Fused {
+    value: f64,
+    uncertainty: f64,
+    split: bool,
+}
+
+impl Voter {
+    /// Fills the vote from the believed samples.
+    pub(super) fn fuse(&mut self, tick: &Tick, vote: &mut Vote) {
+        let fused = if tick.candidates == 2 && !tick.last_resort && !tick.warming {
+            self.fuse_pair(tick)
+        } else {
+            self.fuse_many(tick)
+        };
+        self.fill_verdicts(tick.warming, vote);
+        let used = vote
+            .verdicts
+            .iter()
+            .filter(|verdict| verdict.included)
+            .count();
+        if used == 0 || used < self.config.sources_min {
+            self.hold(vote);
+            return;
+        }
+        self.held
+            .keep(fused.value, fused.uncertainty, tick.typical_variance);
+        let (value, uncertainty) = if fused.split {
+            self.settle(fused)
+        } else {
+            (fused.value, fused.uncertainty)
+        };
+        vote.value = Some(value);
+        vote.uncertainty = Some(uncertainty);
+        vote.used = used;
+        vote.quality = if fused.split || tick.last_resort || used == 1 {
+            Quality::Uncertain
+        } else if used < self.channels.len() {
+            Quality::Degraded
+        } else {
+            Quality::Good
+        };
+    }
+
+    fn fuse_pair(&mut self, tick: &Tick) -> Fused {
+        let pair = self.pair;
+        let (first, second) = (self.channels[pair.members.0], self.channels[pair.members.1]);
+        let apart = tick.pair_deviation_squared > square(TAPER_DEVIATIONS);
+        let (mut weight_first, mut weight_second) =
+            (1.0 / first.variance_now, 1.0 / second.variance_now);
+        if pair.split || apart {
+            weight_first = (1.0 - pair.second_right).max(WEIGHT_LEAST);
+            weight_second = pair.second_right.max(WEIGHT_LEAST);
+            if first.staleness > 0.0 && second.staleness == 0.0 {
+                weight_first = WEIGHT_LEAST;
+            } else if second.staleness > 0.0 && first.staleness == 0.0 {
+                weight_second = WEIGHT_LEAST;
+            }
+        }
+        let total = weight_first + weight_second;
+        let share = weight_first / total;
+        let doubt = pair.second_right.min(1.0 - pair.second_right);
+        let usual = 0.9 * root(0.5 * (first.variance + second.variance));
+        let between = if pair.split {
+            0.5 * tick.pair_difference.abs() * (1.0 + doubt)
+        } else {
+            0.0
+        };
+        self.channels[pair.members.0].weight = weight_first;
+        self.channels[pair.members.1].weight = weight_second;
+        Fused {
+            value: second.corrected + share * (first.corrected - second.corrected),
+            uncertainty: usual.max(between),
+            split: pair.split,
+        }
+    }
+
+    fn fuse_many(&mut self, tick: &Tick) -> Fused {
+        let first_phase_max = self.commission.residual_max(tick) * (1.0 + 1e-12);
+        let mut total = 0.0;
+        let mut used: u32 = 0;
+        for channel in &mut self.channels {
+            channel.weight = if !channel.candidate || tick.lost {
+                0.0
+            } else if tick.warming {
+                f64::from(u8::from(channel.residual.abs() <= first_phase_max))
+            } else if tick.candidates < 3 {
+                1.0 / channel.variance_now
+            } else {
+                channel.taper() / channel.variance_now
+            };
+            total += channel.weight;
+            used += u32::from(channel.weight > 0.0);
+        }
+        let mut value = tick.reference;
+        if total > 0.0 {
+            let weight_max = if used >= 3 {
+                WEIGHT_SHARE_MAX * total
+            } else {
+                f64::MAX
+            };
+            let mut residuals = 0.0;
+            total = 0.0;
+            for channel in &self.channels {
+                let weight = channel.weight.min(weight_max);
+                residuals += weight * channel.residual;
+                total += weight;
+            }
+            value += residuals / total;
+        }
+        let variance = tick.typical_variance.max(tick.variance_floor);
+        let mut uncertainty = UNCERTAINTY_FACTOR * root(variance / f64::from(used.max(1)));
+        if tick.lost {
+            uncertainty = uncertainty.max(0.25 * tick.spread);
+        }
+        if used <= 1 {
+            uncertainty *= 1.5;
+        }
+        Fused {
+            value,
+            uncertainty,
+            split: tick.lost,
+        }
+    }
+
+    fn fill_verdicts(&self, warming: bool, vote: &mut Vote) {
+        let empty = Verdict {
+            included: false,
+            state: super::ChannelState::Learning,
+            reason: None,
+        };
+        vote.verdicts.resize(self.channels.len(), empty);
+        for (channel, verdict) in self.channels.iter().zip(&mut vote.verdicts) {
+            *verdict = Verdict {
+                included: channel.candidate && !channel.gross,
+                state: channel.state(warming),
+                reason: channel.reported_reason(),
+            };
+        }
+    }
+
+    /// What the policy makes of a split.
+    fn settle(&self, fused: Fused) -> (f64, f64) {
+        let believed = || {
+            self.channels
+                .iter()
+                .filter(|channel| channel.candidate)
+                .map(|channel| channel.corrected)
+        };
+        let value = match self.config.on_split {
+            OnSplit::Weighted | OnSplit::Hold => fused.value,
+            OnSplit::High => believed().fold(fused.value, f64::max),
+            OnSplit::Low => believed().fold(fused.value, f64::min),
+        };
+        (value, fused.uncertainty.max((value - fused.value).abs()))
+    }
+
+    /// Holds the last value, less certain with every tick, or gives none.
+    pub(super) fn hold(&mut self, vote: &mut Vote) {
+        self.fill_verdicts(self.commission.warming(self.ticks.saturating_add(1)), vote);
+        for verdict in &mut vote.verdicts {
+            verdict.included = false;
+        }
+        self.held.ticks = self.held.ticks.saturating_add(1);
+        self.held.uncertainty = root(square(self.held.uncertainty) + self.held.step_variance);
+        let holds = self.config.on_quorum_loss == OnQuorumLoss::Hold
+            && self.held.ticks <= self.config.hold_ticks_max;
+        vote.used = 0;
+        vote.value = self.held.value.filter(|_| holds);
+        vote.uncertainty = vote.value.map(|_| self.held.uncertainty);
+        vote.quality = if vote.value.is_some() {
+            Quality::Uncertain
+        } else {
+            Quality::Bad
+        };
+    }
+}
+
+impl Channel {
+    /// 1 for a sample near the reference, fading to 0 at the gross gate.
+    fn taper(&self) -> f64 {
+        let squared = square(self.residual) / self.variance_now;
+        if squared <= square(TAPER_DEVIATIONS) {
+            1.0
+        } else {
+            ((GROSS_DEVIATIONS - root(squared)) / (GROSS_DEVIATIONS - TAPER_DEVIATIONS)).max(0.0)
+        }
+    }
+}
