@@ -8,12 +8,13 @@
 //! - A failed transfer is a [`SampleFault`], never a number. Above all it is never zero.
 //! - A probe that failed may be asked again: every probe finds its device again by itself.
 //! - Nothing that a device, a file or a person supplies can cause a panic or unbounded memory.
-//! - Each outside thing has one owner file: only `linux.rs` names `linux_embedded_hal`.
+//! - Each outside thing has one owner file: only `linux.rs` names the crate for Linux's buses.
 
 mod config;
 mod errno;
 mod fault;
 pub mod hwmon;
+pub mod iio;
 pub mod linux;
 mod sysfs;
 pub mod tmp102;
