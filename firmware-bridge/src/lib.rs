@@ -16,6 +16,7 @@ mod fault;
 pub mod hwmon;
 pub mod iio;
 pub mod linux;
+pub mod simulated;
 mod sysfs;
 pub mod tmp102;
 pub mod trace;
