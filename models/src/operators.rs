@@ -1,0 +1,104 @@
+//! Which ONNX operators are refused, and why.
+//!
+//! Owns the deny list. Pure: it sees names and attributes, never tract or a file. It refuses what
+//! tract 0.23.9 was measured to compute wrongly without an error (reverse recurrence,
+//! quantisation), what it supports weakly (control flow, strings, trees), and what could not be
+//! replayed (random numbers). What is not listed here is still judged by the golden vectors.
+
+use std::fmt;
+
+/// An operator that this agent does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OperatorRefusal {
+    /// Name of the operator, shortened: `QuantizeLinear`.
+    pub operator: String,
+    /// Name of the node in the graph, shortened; may be empty.
+    pub node: String,
+    /// Why it is refused.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for OperatorRefusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OperatorRefusal {
+            operator,
+            node,
+            reason,
+        } = self;
+        write!(formatter, "operator {operator} (node `{node}`): {reason}")
+    }
+}
+
+/// What the deny list looks at in one node of a graph.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Node<'a> {
+    /// Its name, may be empty.
+    pub(crate) name: &'a str,
+    /// Its operator.
+    pub(crate) operator: &'a str,
+    /// The domain of the operator, empty for ONNX's own.
+    pub(crate) domain: &'a str,
+    /// The attribute `direction`, where there is one.
+    pub(crate) direction: Option<&'a [u8]>,
+    /// Whether an attribute holds a graph.
+    pub(crate) has_subgraph: bool,
+    /// Whether the runtime has this operator.
+    pub(crate) is_known: bool,
+}
+
+/// The refusal of `node`, or nothing when it may be tried.
+pub(crate) fn refusal(node: Node<'_>) -> Option<OperatorRefusal> {
+    let reason = reason(node)?;
+    Some(OperatorRefusal {
+        operator: shorten(node.operator),
+        node: shorten(node.name),
+        reason,
+    })
+}
+
+/// The domains whose operators the runtime knows. It ignores the domain itself, so an operator of
+/// a stranger that happens to be called `Add` would be computed as ONNX's.
+const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
+
+/// Longest name that a refusal repeats, characters.
+const NAME_CHARACTERS_MAX: usize = 80;
+
+fn reason(node: Node<'_>) -> Option<&'static str> {
+    match node.operator {
+        "LSTM" | "GRU" | "RNN" => {
+            let is_reverse = node
+                .direction
+                .is_some_and(|direction| direction != b"forward");
+            is_reverse.then_some("recurrence that is not forward is computed wrongly")
+        }
+        "QuantizeLinear"
+        | "DequantizeLinear"
+        | "DynamicQuantizeLinear"
+        | "QLinearConv"
+        | "QLinearMatMul"
+        | "ConvInteger"
+        | "MatMulInteger"
+        | "MatMulNBits"
+        | "GatherBlockQuantized" => Some("quantised models are computed wrongly, use f32"),
+        "Loop" | "If" | "Scan" | "SequenceMap" => Some("control flow is not supported"),
+        "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike"
+        | "Multinomial" | "Bernoulli" => Some("a random result cannot be replayed"),
+        "CategoryMapper" | "LabelEncoder" | "TfIdfVectorizer" => Some("strings are not supported"),
+        name if name.starts_with("TreeEnsemble") => Some("tree ensembles are not supported"),
+        name if name.contains("String") || name.contains("Regex") => {
+            Some("strings are not supported")
+        }
+        _ if node.has_subgraph => Some("a graph inside an operator is not supported"),
+        _ if !DOMAINS.contains(&node.domain) => Some("its domain is not supported"),
+        _ if !node.is_known => Some("the runtime does not have it"),
+        _ => None,
+    }
+}
+
+fn shorten(name: &str) -> String {
+    name.chars()
+        .filter(|character| !character.is_control())
+        .take(NAME_CHARACTERS_MAX)
+        .collect()
+}
