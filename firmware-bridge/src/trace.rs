@@ -11,13 +11,21 @@
 //! Invariants: memory is bounded whatever the input (a line has at most [`LINE_BYTES_MAX`] bytes, a header
 //! at most [`SENSORS_MAX`] sensors); no allocation per row; the first error ends the trace.
 
+mod error;
+mod line_limit;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use csv::{ByteRecord, ReaderBuilder, Terminator};
+
+use error::quote;
+use line_limit::LineLimit;
+
+pub use error::{TraceError, TraceProblem};
 
 /// The longest line, in bytes with its line end.
 pub const LINE_BYTES_MAX: u64 = 64 * 1024;
@@ -30,8 +38,6 @@ pub const TIME_COLUMN: &str = "time_s";
 
 /// How much is read at once. Larger buffers measured no faster.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How much of a faulty cell an error quotes, in characters.
-const QUOTE_CHARACTERS_MAX: usize = 40;
 
 /// What one sensor delivered at one time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -242,127 +248,6 @@ impl fmt::Debug for Trace {
     }
 }
 
-/// Where a trace breaks its form, and what was expected there.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", self.describe())]
-pub struct TraceError {
-    /// The file, or the name that stands for it.
-    pub file: String,
-    /// The line, counted from 1; 0 when the file could not be opened.
-    pub line: u64,
-    /// The column's name, where one cell is at fault.
-    pub column: Option<String>,
-    /// What is wrong.
-    #[source]
-    pub problem: TraceProblem,
-}
-
-impl TraceError {
-    fn describe(&self) -> String {
-        let line = match self.line {
-            0 => String::new(),
-            line => format!(", line {line}"),
-        };
-        let column = match &self.column {
-            None => String::new(),
-            Some(column) => format!(", column {}", quote(column.as_bytes())),
-        };
-        format!("{}{line}{column}: {}", self.file, self.problem)
-    }
-}
-
-/// What is wrong in a trace. Quoted text is shortened and free of control characters.
-#[derive(Debug, thiserror::Error)]
-pub enum TraceProblem {
-    /// The file could not be opened.
-    #[error("cannot be opened: {0}")]
-    Open(#[source] io::Error),
-    /// The file could not be read on.
-    #[error("cannot be read: {0}")]
-    Read(#[source] io::Error),
-    /// There is no header.
-    #[error("the file is empty: expected a header, time_s and then one sensor id per column")]
-    Empty,
-    /// The first column has another name.
-    #[error("the first column is \"{found}\": expected time_s, and cells separated by commas")]
-    FirstColumn {
-        /// What stands there.
-        found: String,
-    },
-    /// A sensor id is empty, too long, or holds a control character.
-    #[error(
-        "\"{found}\" is not a sensor id: expected 1 to {SENSOR_ID_BYTES_MAX} bytes without control characters"
-    )]
-    SensorId {
-        /// What stands there.
-        found: String,
-    },
-    /// Two columns have the same sensor id.
-    #[error("sensor \"{found}\" stands twice in the header: expected every id once")]
-    SensorTwice {
-        /// The id.
-        found: String,
-    },
-    /// The header has too many columns.
-    #[error("the header has {found} sensors: expected at most {SENSORS_MAX}")]
-    SensorCount {
-        /// How many there are.
-        found: usize,
-    },
-    /// A line is torn: it has too few or too many cells.
-    #[error("the line has {found} cells: expected {expected}, one for time_s and one per sensor")]
-    CellCount {
-        /// How many cells the line has.
-        found: usize,
-        /// How many the header has.
-        expected: usize,
-    },
-    /// A line does not end.
-    #[error(
-        "the line (or a run of blank lines) is longer than {LINE_BYTES_MAX} bytes: expected shorter lines, and every quote closed"
-    )]
-    LineTooLong,
-    /// A cell is no text.
-    #[error("\"{found}\" is not valid UTF-8: expected text")]
-    InvalidUtf8 {
-        /// What stands there, with replacement characters.
-        found: String,
-    },
-    /// A cell is no number.
-    #[error(
-        "\"{found}\" is not a number: expected a decimal number, NaN, inf, -inf, or an empty cell"
-    )]
-    Number {
-        /// What stands there.
-        found: String,
-    },
-    /// A time is no finite number.
-    #[error("\"{found}\" is not a time: expected a finite decimal number of seconds")]
-    Time {
-        /// What stands there.
-        found: String,
-    },
-    /// A time is not after the one before.
-    #[error("time {found} is not after {previous}: expected strictly increasing times")]
-    TimeNotIncreasing {
-        /// This line's time, in seconds.
-        found: f64,
-        /// The time before, in seconds.
-        previous: f64,
-    },
-}
-
-impl TraceProblem {
-    fn from_csv(error: csv::Error) -> Self {
-        match error.into_kind() {
-            csv::ErrorKind::Io(error) if is_line_limit(&error) => Self::LineTooLong,
-            csv::ErrorKind::Io(error) => Self::Read(error),
-            // Byte records, flexible and without serde, raise no other kind.
-            other => Self::Read(io::Error::other(format!("{other:?}"))),
-        }
-    }
-}
-
 /// A problem before its place is known. Column 0 is the time.
 struct Fault {
     column: Option<usize>,
@@ -447,85 +332,6 @@ fn utf8(bytes: &[u8]) -> Result<&str, TraceProblem> {
     core::str::from_utf8(bytes).map_err(|_| TraceProblem::InvalidUtf8 {
         found: quote(bytes),
     })
-}
-
-/// Outside text as an error may show it: shortened, control characters escaped.
-fn quote(bytes: &[u8]) -> String {
-    // Four bytes are the most that one character takes.
-    let head = &bytes[..bytes.len().min(4 * QUOTE_CHARACTERS_MAX)];
-    let text = String::from_utf8_lossy(head);
-    let mut quoted: String = text
-        .chars()
-        .take(QUOTE_CHARACTERS_MAX)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().count() > QUOTE_CHARACTERS_MAX || head.len() < bytes.len() {
-        quoted.push_str("...");
-    }
-    quoted
-}
-
-/// Marks the error that [`LineLimit`] raises, so that it can be told from the reader's own.
-#[derive(Debug, thiserror::Error)]
-#[error("line too long")]
-struct LineLimitReached;
-
-fn is_line_limit(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<LineLimitReached>())
-}
-
-/// Hands bytes on until one record has had more than a line may have. The CSV reader asks for more only
-/// when it has used up what it holds, so an endless line ends here and not in memory. It also completes
-/// a last line without a line end, so that every record has one and lines can be counted.
-struct LineLimit {
-    inner: Box<dyn Read + Send>,
-    delivered_bytes: u64,
-    allowed_bytes: u64,
-    last_byte: u8,
-}
-
-impl LineLimit {
-    fn new(inner: Box<dyn Read + Send>) -> Self {
-        Self {
-            inner,
-            delivered_bytes: 0,
-            allowed_bytes: 0,
-            last_byte: b'\n',
-        }
-    }
-
-    /// Allows one line that starts at this byte.
-    fn allow_until(&mut self, record_start: u64) {
-        self.allowed_bytes = record_start.saturating_add(LINE_BYTES_MAX);
-    }
-}
-
-impl Read for LineLimit {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.delivered_bytes >= self.allowed_bytes {
-            return Err(io::Error::other(LineLimitReached));
-        }
-        let mut count = loop {
-            match self.inner.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result?,
-            }
-        };
-        if count == 0 && self.last_byte != b'\n' && !buffer.is_empty() {
-            buffer[0] = b'\n';
-            count = 1;
-        }
-        if let Some(index) = count.checked_sub(1) {
-            // A reader that claims more than it was given room for is a broken reader, not a reason to panic.
-            self.last_byte = buffer.get(index).copied().unwrap_or(b'\n');
-        }
-        self.delivered_bytes = self
-            .delivered_bytes
-            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
-        Ok(count)
-    }
 }
 
 #[cfg(test)]
