@@ -78,8 +78,13 @@ impl Voter {
             .iter()
             .filter(|verdict| verdict.included)
             .count();
-        if used == 0 || used < self.config.sources_min {
-            self.hold(vote);
+        let quorum = used > 0 && used >= self.config.sources_min;
+        if !quorum {
+            self.hold(vote, self.config.on_quorum_loss == OnQuorumLoss::Hold);
+            return;
+        }
+        if fused.split && self.config.on_split == OnSplit::Hold {
+            self.hold(vote, true);
             return;
         }
         self.held
@@ -214,16 +219,15 @@ impl Voter {
         (value, fused.uncertainty.max((value - fused.value).abs()))
     }
 
-    /// Holds the last value, less certain with every tick, or gives none.
-    pub(super) fn hold(&mut self, vote: &mut Vote) {
+    /// Where `holding`, the last value, less certain with every tick, up to the configured age; then, or else, none.
+    pub(super) fn hold(&mut self, vote: &mut Vote, holding: bool) {
         self.fill_verdicts(self.commission.warming(self.ticks.saturating_add(1)), vote);
         for verdict in &mut vote.verdicts {
             verdict.included = false;
         }
         self.held.ticks = self.held.ticks.saturating_add(1);
         self.held.uncertainty = root(square(self.held.uncertainty) + self.held.step_variance);
-        let holds = self.config.on_quorum_loss == OnQuorumLoss::Hold
-            && self.held.ticks <= self.config.hold_ticks_max;
+        let holds = holding && self.held.ticks <= self.config.hold_ticks_max;
         vote.used = 0;
         vote.value = self.held.value.filter(|_| holds);
         vote.uncertainty = vote.value.map(|_| self.held.uncertainty);

@@ -13,6 +13,8 @@ mod pair;
 mod probation;
 mod statistics;
 mod stuck;
+#[cfg(test)]
+mod tests;
 mod voter;
 mod witness;
 

@@ -2,7 +2,8 @@
 //!
 //! Owns: the sorted scratch of a voter and a few formulas. Must not: know channels, or allocate after construction.
 
-use alloc::vec::Vec;
+use alloc::boxed::Box;
+use alloc::vec;
 
 /// Added to variances so that nothing is divided by zero; far below any physical variance, far above underflow.
 pub(super) const VARIANCE_FLOOR: f64 = 1e-150;
@@ -13,37 +14,40 @@ pub(super) const DEVIATIONS_PER_MEDIAN_DEVIATION: f64 = 1.4826;
 /// A sorted list with room for every channel; insertion keeps it sorted, which is fastest for a handful of values.
 #[derive(Clone, Debug)]
 pub(super) struct Sorted {
-    values: Vec<f64>,
+    /// Room for every channel; the first `count` are in use. Not a growing vector: a clone of one loses its room.
+    values: Box<[f64]>,
+    count: usize,
 }
 
 impl Sorted {
     pub(super) fn with_capacity(capacity: usize) -> Self {
         Self {
-            values: Vec::with_capacity(capacity),
+            values: vec![0.0; capacity].into_boxed_slice(),
+            count: 0,
         }
     }
 
-    /// Replaces the contents; keeps at most as many values as there was capacity for.
+    /// Replaces the contents; keeps at most as many values as there is room for.
     pub(super) fn refill(&mut self, values: impl Iterator<Item = f64>) {
-        self.values.clear();
-        for value in values.take(self.values.capacity()) {
-            let mut place = self.values.len();
-            self.values.push(value);
+        self.count = 0;
+        for value in values.take(self.values.len()) {
+            let mut place = self.count;
             while place > 0 && self.values[place - 1] > value {
                 self.values[place] = self.values[place - 1];
                 place -= 1;
             }
             self.values[place] = value;
+            self.count += 1;
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.values.len()
+        self.count
     }
 
     /// Mean of the middle two of an even number; 0 when empty.
     pub(super) fn median(&self) -> f64 {
-        let count = self.values.len();
+        let count = self.count;
         if count == 0 {
             0.0
         } else if count % 2 == 1 {
@@ -55,12 +59,12 @@ impl Sorted {
 
     /// 0 when empty.
     pub(super) fn lowest(&self) -> f64 {
-        self.values.first().copied().unwrap_or(0.0)
+        self.values[..self.count].first().copied().unwrap_or(0.0)
     }
 
     /// 0 when empty.
     pub(super) fn highest(&self) -> f64 {
-        self.values.last().copied().unwrap_or(0.0)
+        self.values[..self.count].last().copied().unwrap_or(0.0)
     }
 }
 
