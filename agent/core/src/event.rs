@@ -6,7 +6,10 @@
 
 use alloc::{string::String, sync::Arc, vec::Vec};
 
-use crate::units::{BatchId, ModelId, Mono, SensorId, Seq, WallAnchor};
+use crate::{
+    record::Record,
+    units::{BatchId, ModelId, Mono, SensorId, Seq, WallAnchor},
+};
 
 /// A fact from outside.
 #[derive(Clone, Debug, PartialEq)]
@@ -250,10 +253,11 @@ pub enum Action {
         /// The window, row by row (oldest first), one column per input, preprocessed.
         window: Vec<f32>,
     },
-    /// Put a record into the outbox; answered by [`Event::Stored`] or [`Event::StoreFailed`].
+    /// Put a record into the outbox, in the form that [`crate::record::encode`] gives it; answered by
+    /// [`Event::Stored`] or [`Event::StoreFailed`].
     Store {
-        /// The record.
-        record: StoredRecord,
+        /// The record; the core keeps the other half until it is durable.
+        record: Arc<Record>,
     },
     /// Read records with `after < seq <= through`; answered by [`Event::Loaded`] or [`Event::LoadFailed`].
     Load {

@@ -10,8 +10,18 @@
 
 extern crate alloc;
 
+pub mod agent;
+mod breaker;
 pub mod config;
 pub mod event;
 pub mod health;
+mod infer;
+mod link;
+mod outbox;
+mod quantity;
+pub mod record;
+mod sensor;
 pub mod units;
+mod vitals;
 pub mod vote;
+mod window;

@@ -1,0 +1,574 @@
+//! The agent: one pure function from events to actions.
+//!
+//! Owns: the parts and the order in which they act. Must not: perform anything.
+//!
+//! Invariants: [`Agent::handle`] is total and returns no error; the same configuration, start and events give the same
+//! actions; a vote is given for every tick of the grid, once.
+
+use alloc::{string::String, vec::Vec};
+
+use crate::{
+    config::{Config, Recovered},
+    event::{AckOutcome, Action, Event, GoneCause, InferenceFault, ProbeFault, Worker},
+    health::{Condition, Counters, Health, SensorHealth},
+    infer::{Model, Step},
+    link::Link,
+    outbox::{Outbox, Settled},
+    quantity::{Change, Quantity},
+    record::{Body, InputSummary, Occurrence, Stamp},
+    sensor::Sensor,
+    units::{BatchId, BootId, ModelId, Mono, SensorId, Seq, WallAnchor},
+    vitals::{Debts, Vitals},
+    vote::Quality,
+};
+
+/// A wall clock that moves by more than this against the monotonic one has been set, in milliseconds.
+const WALL_STEP_MS: i64 = 1_000;
+
+/// The whole agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    config: Config,
+    boot: BootId,
+    started: Mono,
+    wall: Option<WallAnchor>,
+    random: fastrand::Rng,
+    sensors: Vec<Sensor>,
+    quantities: Vec<Quantity>,
+    models: Vec<Model>,
+    outbox: Outbox,
+    link: Option<Link>,
+    vitals: Vitals,
+    polled_since: Option<Mono>,
+    counters: Counters,
+    changes: Vec<Change>,
+}
+
+impl Agent {
+    /// Starts from what the store and the system say. The configuration has passed [`Config::validate`].
+    #[must_use]
+    pub fn recover(config: Config, recovered: Recovered, now: Mono) -> Self {
+        let model = |(index, model): (usize, &crate::config::ModelConfig)| {
+            let id = ModelId(u16::try_from(index).expect("the number of models is validated"));
+            Model::new(id, model.clone(), now)
+        };
+        Self {
+            boot: recovered.boot,
+            started: now,
+            wall: None,
+            random: fastrand::Rng::with_seed(recovered.seed),
+            sensors: config
+                .sensors
+                .iter()
+                .map(|sensor| Sensor::new(sensor.range))
+                .collect(),
+            quantities: config
+                .quantities
+                .iter()
+                .map(|quantity| Quantity::new(quantity.clone(), now))
+                .collect(),
+            models: config.models.iter().enumerate().map(model).collect(),
+            outbox: Outbox::new(config.outbox.clone(), recovered.seq_next, now),
+            link: config.link.map(|link| Link::new(link, now)),
+            vitals: Vitals::new(config.vitals, now),
+            polled_since: None,
+            counters: Counters::default(),
+            changes: Vec::new(),
+            config,
+        }
+    }
+
+    /// The configuration it runs with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// When [`Event::Tick`] must come, unless another event comes first.
+    #[must_use]
+    pub fn next_deadline(&self) -> Mono {
+        let quantities = self.quantities.iter().map(Quantity::next_deadline);
+        let link = self.link.as_ref().and_then(Link::next_deadline);
+        let outbox = self.outbox.next_deadline(self.link_is_up());
+        let others = [Some(self.vitals.next_deadline()), link, outbox];
+        quantities
+            .chain(others.into_iter().flatten())
+            .min()
+            .unwrap_or(self.vitals.next_deadline())
+    }
+
+    /// Takes one event and appends what is to be done. The only way in.
+    pub fn handle(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
+        // Ticks that lie before the event are closed without it; a tick at the very instant waits for `Event::Tick`,
+        // because more samples of the same instant may follow.
+        self.close_ticks(now, |tick| tick < now, actions);
+        match event {
+            Event::Tick => self.close_ticks(now, |tick| tick <= now, actions),
+            Event::Sample {
+                sensor,
+                taken,
+                value,
+            } => self.take_sample(now, sensor, taken, value, actions),
+            Event::Inferred {
+                model,
+                tick,
+                outcome,
+            } => self.take_inference(now, model, tick, outcome, actions),
+            Event::Stored { first, last } => {
+                self.counters.records_stored += self.outbox.stored(now, first, last);
+                self.tell_lost(now, actions);
+            }
+            Event::StoreFailed { first, last, fault } => {
+                self.counters.store_faults += 1;
+                self.outbox.store_failed(now, first, last, fault);
+            }
+            Event::Loaded {
+                after,
+                through,
+                records,
+            } => {
+                let link_up = self.link_is_up();
+                if self
+                    .outbox
+                    .loaded(now, link_up, (after, through), records, actions)
+                {
+                    self.counters.batches_published += 1;
+                }
+            }
+            Event::LoadFailed { .. } => {
+                self.counters.store_faults += 1;
+                self.outbox.load_failed(now);
+            }
+            Event::StoreReport(report) => self.outbox.report = report,
+            Event::RecordsGone {
+                first,
+                last,
+                count,
+                cause,
+            } => {
+                self.tell_gone(now, (first, last, count), cause, actions);
+            }
+            Event::LinkUp {
+                packet_bytes_max,
+                inflight_max,
+            } => {
+                self.counters.connects += 1;
+                self.outbox.link_up(packet_bytes_max, inflight_max);
+                if let Some(link) = &mut self.link {
+                    link.transition_to_up(now);
+                }
+                self.tell(
+                    now,
+                    Occurrence {
+                        what: "link",
+                        to: Some("up"),
+                        ..Occurrence::default()
+                    },
+                    actions,
+                );
+            }
+            Event::LinkDown { fault } => self.lose_link(now, fault, actions),
+            Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
+            Event::Wall(anchor) => self.take_wall(now, anchor, actions),
+            Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
+            Event::Stop => self.tell(
+                now,
+                Occurrence {
+                    what: "stopping",
+                    ..Occurrence::default()
+                },
+                actions,
+            ),
+        }
+        self.advance(now, actions);
+    }
+
+    fn advance(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        for quantity in &mut self.quantities {
+            if quantity.poll(now, actions) && self.polled_since.is_none() {
+                self.polled_since = Some(now);
+            }
+        }
+        if let Some(link) = &mut self.link {
+            link.advance(now, actions);
+        }
+        let link_up = self.link_is_up();
+        self.outbox.advance(now, link_up, actions);
+        if now >= self.vitals.next_deadline() {
+            let debts = self.debts();
+            self.vitals.advance(now, &debts, actions);
+        }
+    }
+
+    fn link_is_up(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::is_up)
+    }
+
+    fn debts(&self) -> Debts {
+        Debts {
+            sensing: self.polled_since,
+            inference: self.models.iter().filter_map(Model::asked_since).min(),
+            store: self.outbox.owed_since(),
+            link: self.link.as_ref().and_then(Link::connecting_since),
+        }
+    }
+
+    /// Closes every tick for which `due` holds, oldest first, each quantity in order, then the models it feeds.
+    fn close_ticks(&mut self, now: Mono, due: impl Fn(Mono) -> bool, actions: &mut Vec<Action>) {
+        for quantity in &mut self.quantities {
+            if due(quantity.next_tick()) {
+                self.counters.ticks_missed += quantity.skip_late_ticks(now);
+            }
+        }
+        while let Some(tick) = self
+            .quantities
+            .iter()
+            .map(Quantity::next_tick)
+            .min()
+            .filter(|tick| due(*tick))
+        {
+            for index in 0..self.quantities.len() {
+                if self.quantities[index].next_tick() == tick {
+                    self.close_tick(index, actions);
+                }
+            }
+            self.advance_models(now, tick, actions);
+        }
+    }
+
+    fn close_tick(&mut self, index: usize, actions: &mut Vec<Action>) {
+        let mut changes = core::mem::take(&mut self.changes);
+        let tick = self.quantities[index].close_tick(&self.sensors, &mut changes);
+        let quantity = crate::units::QuantityId(
+            u16::try_from(index).expect("the number of quantities is validated"),
+        );
+        let vote = self.quantities[index].vote.clone();
+        self.counters.votes[match vote.quality {
+            Quality::Good => 0,
+            Quality::Degraded => 1,
+            Quality::Uncertain => 2,
+            Quality::Bad => 3,
+        }] += 1;
+        self.record(tick, Body::Vote { quantity, vote }, actions);
+        for change in changes.drain(..) {
+            let occurrence = Occurrence {
+                what: "channel",
+                subject: self.config.sensors[change.sensor.index()].id.clone(),
+                from: Some(change.from.as_str()),
+                to: Some(change.to.as_str()),
+                reason: change.reason,
+                detail: Some(self.config.quantities[index].id.clone()),
+                records: None,
+            };
+            self.tell(tick, occurrence, actions);
+        }
+        self.changes = changes;
+    }
+
+    /// A model takes a row at the ticks of its slowest input.
+    fn advance_models(&mut self, now: Mono, tick: Mono, actions: &mut Vec<Action>) {
+        for index in 0..self.models.len() {
+            let inputs = &self.models[index].config().inputs;
+            let slowest = inputs
+                .iter()
+                .map(|input| input.quantity)
+                .max_by_key(|quantity| {
+                    (
+                        self.quantities[quantity.index()].config().period_ms,
+                        core::cmp::Reverse(*quantity),
+                    )
+                });
+            if slowest.is_none_or(|quantity| self.quantities[quantity.index()].tick != Some(tick)) {
+                continue;
+            }
+            let votes: Vec<_> = inputs
+                .iter()
+                .map(|input| self.quantities[input.quantity.index()].vote.value)
+                .collect();
+            let summary = |input: &crate::config::ModelInput| {
+                let quantity = &self.quantities[input.quantity.index()];
+                InputSummary {
+                    quantity: input.quantity,
+                    quality: quantity.quality(),
+                    excluded: quantity.excluded(),
+                }
+            };
+            let summaries = inputs.iter().map(summary).collect();
+            let before = self.models[index].state;
+            let step = self.models[index].advance(now, tick, &votes, summaries, actions);
+            self.counters.inferences_skipped += u64::from(step == Step::Skipped);
+            self.tell_model(tick, index, before, None, actions);
+        }
+    }
+
+    fn take_sample(
+        &mut self,
+        now: Mono,
+        sensor: SensorId,
+        taken: Mono,
+        value: Result<f64, ProbeFault>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.polled_since = None;
+        let Some(state) = self.sensors.get_mut(sensor.index()) else {
+            return;
+        };
+        match value {
+            Ok(_) => self.counters.samples += 1,
+            Err(_) => self.counters.sample_faults += 1,
+        }
+        let before = state.fault.map(|(fault, _)| fault.cause);
+        if state.accept(taken.min(now), value) {
+            let occurrence = Occurrence {
+                what: "sensor",
+                subject: self.config.sensors[sensor.index()].id.clone(),
+                from: before.or(Some("ok")),
+                to: value.err().map(|fault| fault.cause).or(Some("ok")),
+                ..Occurrence::default()
+            };
+            self.tell(now, occurrence, actions);
+        }
+    }
+
+    fn take_inference(
+        &mut self,
+        now: Mono,
+        model: ModelId,
+        tick: Mono,
+        outcome: Result<Vec<f32>, InferenceFault>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(state) = self.models.get_mut(model.index()) else {
+            return;
+        };
+        let (before, alarm_before) = (state.state, state.alarm);
+        match state.answer(now, tick, outcome, &mut self.random) {
+            None => {}
+            Some(Ok(inference)) => {
+                self.counters.inferences += 1;
+                let alarm = inference.alarm;
+                self.record(tick, Body::Inference(inference), actions);
+                self.tell_model(now, model.index(), before, None, actions);
+                if alarm != alarm_before {
+                    let occurrence = Occurrence {
+                        what: "alarm",
+                        subject: self.config.models[model.index()].id.clone(),
+                        to: Some(if alarm { "raised" } else { "cleared" }),
+                        ..Occurrence::default()
+                    };
+                    self.tell(tick, occurrence, actions);
+                }
+            }
+            Some(Err(fault)) => {
+                self.counters.inference_faults += 1;
+                self.tell_model(now, model.index(), before, Some(fault), actions);
+            }
+        }
+    }
+
+    fn tell_model(
+        &mut self,
+        now: Mono,
+        index: usize,
+        before: crate::infer::State,
+        fault: Option<InferenceFault>,
+        actions: &mut Vec<Action>,
+    ) {
+        let after = self.models[index].state;
+        if after == before && fault.is_none() {
+            return;
+        }
+        let occurrence = Occurrence {
+            what: "model",
+            subject: self.config.models[index].id.clone(),
+            from: Some(before.as_str()),
+            to: Some(after.as_str()),
+            reason: fault.as_ref().map(|fault| fault.cause),
+            detail: fault.map(|fault| fault.detail),
+            records: None,
+        };
+        self.tell(now, occurrence, actions);
+    }
+
+    fn lose_link(&mut self, now: Mono, fault: crate::event::LinkFault, actions: &mut Vec<Action>) {
+        self.counters.link_faults += 1;
+        self.outbox.link_down();
+        let Some(link) = &mut self.link else { return };
+        let was_up = link.is_up();
+        link.transition_to_down(now, fault.clone(), &mut self.random);
+        if was_up {
+            let occurrence = Occurrence {
+                what: "link",
+                from: Some("up"),
+                to: Some("down"),
+                reason: Some(fault.cause),
+                detail: Some(fault.detail),
+                ..Occurrence::default()
+            };
+            self.tell(now, occurrence, actions);
+        }
+    }
+
+    fn take_ack(
+        &mut self,
+        now: Mono,
+        batch: BatchId,
+        outcome: AckOutcome,
+        actions: &mut Vec<Action>,
+    ) {
+        match self.outbox.acked(now, batch, outcome, actions) {
+            Settled::Unknown => {}
+            Settled::Delivered(count) => {
+                self.counters.records_acked += count;
+                if let Some(link) = &mut self.link {
+                    link.delivered();
+                }
+            }
+            Settled::Unheard => self.counters.no_subscribers += 1,
+            Settled::Refused(_) => self.counters.link_faults += 1,
+            Settled::GivenUp(seq, _) => {
+                self.tell_gone(now, (seq, seq, 1), GoneCause::Refused, actions)
+            }
+        }
+    }
+
+    fn take_wall(&mut self, now: Mono, anchor: WallAnchor, actions: &mut Vec<Action>) {
+        let offset = |anchor: WallAnchor| anchor.unix_ms.saturating_sub_unsigned(anchor.mono.0);
+        let step_ms = self
+            .wall
+            .map_or(0, |old| offset(anchor).saturating_sub(offset(old)));
+        let synced_changed = self.wall.is_some_and(|old| old.synced != anchor.synced);
+        self.wall = Some(anchor);
+        if step_ms.abs() > WALL_STEP_MS || synced_changed {
+            let occurrence = Occurrence {
+                what: "clock",
+                to: Some(if anchor.synced {
+                    "synchronised"
+                } else {
+                    "not-synchronised"
+                }),
+                detail: Some(alloc::format!("stepped by {step_ms} ms")),
+                ..Occurrence::default()
+            };
+            self.tell(now, occurrence, actions);
+        }
+    }
+
+    fn bury(&mut self, now: Mono, worker: Worker, cause: String, actions: &mut Vec<Action>) {
+        if worker == Worker::Inference {
+            self.models.iter_mut().for_each(Model::runner_died);
+        }
+        let occurrence = Occurrence {
+            what: "worker-died",
+            subject: worker.as_str().into(),
+            detail: Some(cause),
+            ..Occurrence::default()
+        };
+        self.tell(now, occurrence, actions);
+    }
+
+    fn tell_lost(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if let Some(lost) = self.outbox.take_lost() {
+            self.tell_gone(now, lost, GoneCause::NotStored, actions);
+        }
+    }
+
+    fn tell_gone(
+        &mut self,
+        now: Mono,
+        records: (Seq, Seq, u64),
+        cause: GoneCause,
+        actions: &mut Vec<Action>,
+    ) {
+        let index = match cause {
+            GoneCause::Full => 0,
+            GoneCause::Damaged => 1,
+            GoneCause::NotStored => 2,
+            GoneCause::Refused => 3,
+        };
+        self.counters.records_gone[index] += records.2;
+        let occurrence = Occurrence {
+            what: "records-gone",
+            reason: Some(cause.as_str()),
+            records: Some(records),
+            ..Occurrence::default()
+        };
+        self.tell(now, occurrence, actions);
+    }
+
+    fn tell(&mut self, at: Mono, occurrence: Occurrence, actions: &mut Vec<Action>) {
+        self.record(at, Body::Event(occurrence), actions);
+    }
+
+    fn record(&mut self, at: Mono, body: Body, actions: &mut Vec<Action>) {
+        let stamp = Stamp {
+            boot: self.boot,
+            mono: at,
+            wall: self.wall,
+        };
+        self.counters.records += 1;
+        if !self.outbox.add(at, stamp, body, actions) {
+            self.counters.records_gone[2] += 1;
+        }
+    }
+
+    /// What the agent says of itself now.
+    #[must_use]
+    pub fn health(&self, now: Mono) -> Health {
+        let stalled = self.debts().stalled(now, self.vitals.stall_ms());
+        let sensors = self.config.sensors.iter().zip(&self.sensors);
+        let health = Health {
+            now,
+            started: self.started,
+            condition: Condition::Ok,
+            sensors: sensors
+                .map(|(config, sensor)| SensorHealth {
+                    id: config.id.clone(),
+                    value: sensor.newest().map(|(value, _)| value),
+                    taken: sensor.newest().map(|(_, taken)| taken),
+                    fault: sensor.fault.map(|(fault, _)| fault.cause),
+                    fault_permanent: sensor.fault.is_some_and(|(fault, _)| fault.permanent),
+                    fault_since: sensor.fault.map(|(_, since)| since),
+                })
+                .collect(),
+            quantities: self
+                .quantities
+                .iter()
+                .map(|quantity| quantity.health(&self.config.sensors))
+                .collect(),
+            models: self.models.iter().map(Model::health).collect(),
+            store: self.outbox.health(),
+            link: self
+                .link
+                .as_ref()
+                .map(|link| link.health(self.outbox.inflight())),
+            stalled,
+            counters: self.counters,
+        };
+        Health {
+            condition: self.condition(&health),
+            ..health
+        }
+    }
+
+    fn condition(&self, health: &Health) -> Condition {
+        if !health.stalled.is_empty() || self.outbox.is_failing() {
+            return Condition::Failing;
+        }
+        let voted = |quality: Quality| quality == Quality::Good;
+        let quantities = health
+            .quantities
+            .iter()
+            .all(|quantity| quantity.tick.is_none() || voted(quantity.quality));
+        let models = health
+            .models
+            .iter()
+            .all(|model| matches!(model.state, "filling" | "running"));
+        let sensors = health.sensors.iter().all(|sensor| sensor.fault.is_none());
+        if quantities && models && sensors {
+            Condition::Ok
+        } else {
+            Condition::Degraded
+        }
+    }
+}
