@@ -1,0 +1,178 @@
+//! From records to the bytes of one message.
+//!
+//! Owns: the envelope around the records and its compression. Must not: parse or change a record; do I/O. Pure.
+//!
+//! Invariant: the payload bytes of a record stand in the message exactly as they lie in the outbox.
+
+use quorate_core::{event::StoredRecord, units::Epoch};
+
+use super::Compression;
+
+/// A batch of fewer records is sent as text: the gain is small and a person can read it with any client.
+const COMPRESS_RECORDS_MIN: usize = 4;
+/// zstd's own default; higher levels cost several times the time for a few percent on batches of this size.
+const ZSTD_LEVEL: i32 = 3;
+
+/// One message, ready to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The JSON object, or its zstd frame.
+    pub payload: Vec<u8>,
+    /// MQTT 5 content type: `application/json` or `application/json+zstd`.
+    pub content_type: &'static str,
+    /// MQTT 5 user properties: device, epoch, first-seq, count and crc32 (eight hexadecimal digits, of the uncompressed
+    /// JSON), so that a receiver can check and sort without opening the payload.
+    pub user_properties: Vec<(String, String)>,
+}
+
+/// Makes the message `{"device":...,"epoch":...,"records":[...]}`.
+///
+/// Each payload must be one complete JSON object, as the core's encoder makes it.
+#[must_use]
+pub fn encode(
+    device: &str,
+    epoch: Epoch,
+    records: &[StoredRecord],
+    compression: Compression,
+) -> Batch {
+    let json = join(device, epoch, records);
+    let first = records.first().map_or(0, |record| record.seq.0);
+    let user_properties = [
+        ("device", device.to_owned()),
+        ("epoch", epoch.0.to_string()),
+        ("first-seq", first.to_string()),
+        ("count", records.len().to_string()),
+        ("crc32", format!("{:08x}", crc32fast::hash(&json))),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec();
+    let compressed = (compression == Compression::Zstd && records.len() >= COMPRESS_RECORDS_MIN)
+        .then(|| zstd::bulk::compress(&json, ZSTD_LEVEL).ok())
+        .flatten()
+        .filter(|compressed| compressed.len() < json.len());
+    match compressed {
+        Some(payload) => Batch {
+            payload,
+            content_type: "application/json+zstd",
+            user_properties,
+        },
+        None => Batch {
+            payload: json,
+            content_type: "application/json",
+            user_properties,
+        },
+    }
+}
+
+/// The envelope, by concatenation.
+fn join(device: &str, epoch: Epoch, records: &[StoredRecord]) -> Vec<u8> {
+    let head = format!(
+        "{{\"device\":{},\"epoch\":{},\"records\":[",
+        serde_json::Value::from(device),
+        epoch.0
+    );
+    let bytes: usize = records
+        .iter()
+        .map(|record| record.payload.len().saturating_add(1))
+        .sum();
+    let mut json = Vec::with_capacity(head.len().saturating_add(bytes).saturating_add(2));
+    json.extend_from_slice(head.as_bytes());
+    for (index, record) in records.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        json.extend_from_slice(&record.payload);
+    }
+    json.extend_from_slice(b"]}");
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use quorate_core::units::Seq;
+
+    use super::*;
+
+    fn records(count: u64) -> Vec<StoredRecord> {
+        (0..count)
+            .map(|index| StoredRecord {
+                seq: Seq(17 + index),
+                payload: format!("{{\"seq\":{},\"body\":{{\"value\":21.5}}}}", 17 + index)
+                    .into_bytes()
+                    .into(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_envelope_is_json_around_the_very_bytes() {
+        let batch = encode("press-\"07\"", Epoch(3), &records(2), Compression::Zstd);
+        assert_eq!(
+            String::from_utf8(batch.payload).unwrap(),
+            r#"{"device":"press-\"07\"","epoch":3,"records":[{"seq":17,"body":{"value":21.5}},{"seq":18,"body":{"value":21.5}}]}"#
+        );
+        assert_eq!(batch.content_type, "application/json");
+    }
+
+    #[test]
+    fn four_records_are_compressed_and_three_are_not() {
+        let plain = encode("a", Epoch(1), &records(3), Compression::Zstd);
+        assert_eq!(plain.content_type, "application/json");
+        let packed = encode("a", Epoch(1), &records(4), Compression::Zstd);
+        let text = encode("a", Epoch(1), &records(4), Compression::None);
+        assert_eq!(packed.content_type, "application/json+zstd");
+        assert_eq!(text.content_type, "application/json");
+        assert!(packed.payload.len() < text.payload.len());
+        assert_eq!(
+            zstd::bulk::decompress(&packed.payload, 4096).unwrap(),
+            text.payload
+        );
+        assert_eq!(packed.user_properties, text.user_properties);
+    }
+
+    #[test]
+    fn the_properties_describe_the_uncompressed_json() {
+        let batch = encode("press-07", Epoch(3), &records(4), Compression::None);
+        let property = |name: &str| {
+            batch
+                .user_properties
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.clone())
+                .unwrap()
+        };
+        assert_eq!(property("device"), "press-07");
+        assert_eq!(property("epoch"), "3");
+        assert_eq!(property("first-seq"), "17");
+        assert_eq!(property("count"), "4");
+        assert_eq!(
+            property("crc32"),
+            format!("{:08x}", crc32fast::hash(&batch.payload))
+        );
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_sent_as_it_is() {
+        // Digits of a generator: no repetition for zstd to find beyond the entropy of a digit.
+        let mut state = 1_u64;
+        let mut bytes = Vec::new();
+        for _ in 0..200 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            bytes.extend_from_slice(&state.to_be_bytes());
+        }
+        let noise: Vec<StoredRecord> = bytes
+            .chunks(400)
+            .map(|chunk| StoredRecord {
+                seq: Seq(1),
+                payload: chunk.to_vec().into(),
+            })
+            .collect();
+        assert_eq!(noise.len(), 4);
+        let batch = encode("a", Epoch(1), &noise, Compression::Zstd);
+        assert_eq!(batch.content_type, "application/json");
+    }
+}

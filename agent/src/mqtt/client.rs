@@ -1,0 +1,467 @@
+//! One connection after another, each with a client object of its own.
+//!
+//! Owns: the life of a connection, the watchdog around it and the way of events to the core. Must not: resend, retry,
+//! or await anything that a silent broker, a full queue or a hung client could hold for ever.
+//!
+//! Invariants: the client is driven by a future that is polled beside the commands and the deadline, never instead of
+//! them, and that is dropped only together with the client (a poll that is cancelled and repeated can lose a request).
+//! Acknowledgements that the client gave out before a fault are told before it. (Those that came in the same read as the
+//! end of the connection it throws away; their records are sent again, and a receiver drops the repeats.)
+
+use std::{collections::VecDeque, time::Duration};
+
+use crossbeam_channel::TrySendError;
+use quorate_core::{
+    event::{AckOutcome, Event, LinkFault, StoredRecord},
+    units::BatchId,
+};
+use rumqttc::{
+    AsyncClient, ConnAck, ConnectionError, EventLoop, Outgoing, Packet, PubAck, PubAckReason,
+    Publish, PublishOptions, PublishProperties, QoS,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    Command, Options, batch,
+    fault::{fault, of_connection},
+    setup,
+};
+use crate::inflight::{Inflight, Message};
+
+/// Events of the client that may wait for us; while they do, the client does not read from the broker.
+const RELAY_MAX: usize = 64;
+/// Room in the client's queue beyond the messages in flight: statuses.
+const STATUS_ROOM: usize = 16;
+/// How long the farewell may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How often a full event queue of the core is tried again.
+const OUTLET_RETRY: Duration = Duration::from_millis(2);
+/// MQTT 5 reason "packet too large".
+const REASON_PACKET_TOO_LARGE: u8 = 0x95;
+/// MQTT 5 reason "unspecified error".
+const REASON_UNSPECIFIED: u8 = 0x80;
+
+/// The thread's whole state.
+pub(super) struct Link {
+    options: Options,
+    commands: mpsc::Receiver<Command>,
+    outlet: Outlet,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// It failed or was asked to end.
+    Fault(LinkFault),
+    /// A new one was asked for.
+    Replaced,
+    /// The thread is to end.
+    Stopped,
+}
+
+impl Link {
+    pub(super) fn new(
+        options: Options,
+        commands: mpsc::Receiver<Command>,
+        events: crossbeam_channel::Sender<Event>,
+    ) -> Self {
+        Self {
+            options,
+            commands,
+            outlet: Outlet::new(events),
+        }
+    }
+
+    /// Serves until asked to stop.
+    pub(super) async fn run(mut self) {
+        while self.asked_to_connect().await {
+            loop {
+                match self.connection().await {
+                    Ended::Fault(fault) => {
+                        self.outlet.push(Event::LinkDown { fault });
+                        break;
+                    }
+                    Ended::Replaced => {}
+                    Ended::Stopped => {
+                        self.outlet.retry();
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits without a connection; false when the thread is to end.
+    async fn asked_to_connect(&mut self) -> bool {
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(Command::Connect) => return true,
+                    Some(Command::Stop) | None => return false,
+                    // The connection that these are for has been reported as down.
+                    Some(Command::Publish { .. } | Command::Disconnect { .. } | Command::Status(_)) => {}
+                },
+                () = self.outlet.wait(), if !self.outlet.is_empty() => {}
+            }
+            if self.outlet.closed {
+                return false;
+            }
+        }
+    }
+
+    /// Makes one connection and serves it to its end. Everything of it is dropped on return.
+    async fn connection(&mut self) -> Ended {
+        let prepared = match setup::prepare(&self.options) {
+            Ok(prepared) => prepared,
+            Err(fault) => return Ended::Fault(fault),
+        };
+        let capacity = usize::from(self.options.inflight_max).saturating_add(STATUS_ROOM);
+        let (client, eventloop) = AsyncClient::builder(prepared).capacity(capacity).build();
+        let (relay, mut notices) = mpsc::channel(RELAY_MAX);
+        let mut driven = Box::pin(drive(eventloop, relay));
+        let (outlet, commands) = (&mut self.outlet, &mut self.commands);
+        let mut session = Session::new(&self.options, client);
+        loop {
+            let ended = tokio::select! {
+                command = commands.recv(), if !session.stopping => session.command(command, outlet),
+                Some(event) = notices.recv(), if outlet.is_empty() => session.event(&event, outlet),
+                error = &mut driven => {
+                    let mut ended = None;
+                    while let (None, Ok(event)) = (&ended, notices.try_recv()) {
+                        ended = session.event(&event, outlet);
+                    }
+                    ended.or_else(|| Some(session.broken(&error)))
+                }
+                () = sleep_until(session.deadline), if outlet.is_empty() => Some(session.expired()),
+                // The client is held back while the core is; its silence in that time proves nothing.
+                () = outlet.wait(), if !outlet.is_empty() => { session.progress(); None }
+            };
+            if outlet.closed {
+                return Ended::Stopped;
+            }
+            if let Some(ended) = ended {
+                return ended;
+            }
+        }
+    }
+}
+
+/// Polls the client until it fails and passes on what it says.
+async fn drive(mut eventloop: EventLoop, relay: mpsc::Sender<rumqttc::Event>) -> ConnectionError {
+    loop {
+        match eventloop.poll().await {
+            Ok(event) => {
+                if relay.send(event).await.is_err() {
+                    return ConnectionError::RequestsDone;
+                }
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+/// One connection as seen from outside the client.
+struct Session<'a> {
+    options: &'a Options,
+    client: AsyncClient,
+    inflight: Inflight,
+    /// Set by CONNACK: the largest packet, in bytes.
+    packet_bytes_max: Option<u32>,
+    retain: bool,
+    silence_max: Duration,
+    deadline: Instant,
+    stopping: bool,
+}
+
+impl<'a> Session<'a> {
+    fn new(options: &'a Options, client: AsyncClient) -> Self {
+        Self {
+            options,
+            client,
+            inflight: Inflight::default(),
+            packet_bytes_max: None,
+            retain: true,
+            silence_max: silence_max(options.keep_alive_s),
+            deadline: Instant::now() + Duration::from_millis(options.connect_timeout_ms),
+            stopping: false,
+        }
+    }
+
+    /// The connection shows life: the watchdog starts anew, unless it bounds the connecting or the farewell.
+    fn progress(&mut self) {
+        if self.packet_bytes_max.is_some() && !self.stopping {
+            self.deadline = Instant::now() + self.silence_max;
+        }
+    }
+
+    fn expired(&self) -> Ended {
+        if self.stopping {
+            return Ended::Stopped;
+        }
+        let detail = if self.packet_bytes_max.is_some() {
+            "the broker has been silent for 1.5 keep-alives"
+        } else {
+            "no connection within the time allowed"
+        };
+        Ended::Fault(fault("timeout", detail))
+    }
+
+    fn broken(&self, error: &ConnectionError) -> Ended {
+        if self.stopping {
+            return Ended::Stopped;
+        }
+        Ended::Fault(of_connection(error))
+    }
+
+    fn command(&mut self, command: Option<Command>, outlet: &mut Outlet) -> Option<Ended> {
+        match command {
+            Some(Command::Connect) => Some(Ended::Replaced),
+            Some(Command::Disconnect { cause }) => Some(Ended::Fault(fault("requested", cause))),
+            Some(Command::Publish { batch, records }) => self.publish(batch, &records, outlet),
+            Some(Command::Status(json)) => {
+                if self.packet_bytes_max.is_some() {
+                    self.status(&json, Message::Status);
+                }
+                None
+            }
+            Some(Command::Stop) | None => self.farewell(),
+        }
+    }
+
+    fn farewell(&mut self) -> Option<Ended> {
+        if self.packet_bytes_max.is_none() {
+            return Some(Ended::Stopped);
+        }
+        self.stopping = true;
+        self.deadline = Instant::now() + FAREWELL;
+        self.status(
+            r#"{"state":"offline","reason":"stopped"}"#,
+            Message::Farewell,
+        );
+        None
+    }
+
+    /// Queues the retained status; a queue without room drops it, and so does a broker that takes no such packet (the
+    /// client would end the connection for it).
+    fn status(&mut self, json: &str, message: Message) {
+        let topic = setup::status_topic(self.options);
+        let mut packet = Publish::new(topic, QoS::AtLeastOnce, json.to_owned(), None);
+        if !self.fits(&mut packet) {
+            return;
+        }
+        let options = PublishOptions::at_least_once().retain(self.retain);
+        let queued =
+            self.client
+                .try_publish(setup::status_topic(self.options), packet.payload, options);
+        if queued.is_ok() {
+            self.inflight.queued(message);
+        }
+    }
+
+    /// Whether the broker takes a packet of this size. Nothing larger may be given to the client.
+    fn fits(&self, packet: &mut Publish) -> bool {
+        // Any identifier: the size counts it only when it is there.
+        packet.pkid = 1;
+        self.packet_bytes_max.is_some_and(|bytes_max| {
+            u32::try_from(packet.size()).is_ok_and(|bytes| bytes <= bytes_max)
+        })
+    }
+
+    fn publish(
+        &mut self,
+        batch: BatchId,
+        records: &[StoredRecord],
+        outlet: &mut Outlet,
+    ) -> Option<Ended> {
+        // Before CONNACK there is no connection that the message could be meant for.
+        self.packet_bytes_max?;
+        let options = self.options;
+        let message = batch::encode(&options.device, options.epoch, records, options.compression);
+        let properties = PublishProperties {
+            content_type: Some(message.content_type.to_owned()),
+            user_properties: message.user_properties,
+            ..PublishProperties::default()
+        };
+        let mut packet = Publish::new(
+            setup::data_topic(options),
+            QoS::AtLeastOnce,
+            message.payload,
+            Some(properties.clone()),
+        );
+        if !self.fits(&mut packet) {
+            let outcome = AckOutcome::Refused {
+                reason: REASON_PACKET_TOO_LARGE,
+            };
+            outlet.push(Event::Acked { batch, outcome });
+            return None;
+        }
+        let queued = self.client.try_publish(
+            setup::data_topic(options),
+            packet.payload,
+            PublishOptions::at_least_once().properties(properties),
+        );
+        match queued {
+            Ok(()) => {
+                self.inflight.queued(Message::Batch(batch));
+                None
+            }
+            Err(_) => Some(Ended::Fault(fault(
+                "protocol",
+                "more messages in flight than the connection allows, or a wrong topic",
+            ))),
+        }
+    }
+
+    fn event(&mut self, event: &rumqttc::Event, outlet: &mut Outlet) -> Option<Ended> {
+        match event {
+            rumqttc::Event::Incoming(packet) => {
+                let ended = match packet {
+                    Packet::ConnAck(connack) => self.connected(connack, outlet),
+                    Packet::PubAck(puback) => self.acknowledged(puback, outlet),
+                    _ => None,
+                };
+                self.progress();
+                ended
+            }
+            rumqttc::Event::Outgoing(Outgoing::Publish(packet)) => {
+                match self.inflight.sent(*packet) {
+                    Ok(()) => None,
+                    Err(error) => Some(Ended::Fault(fault("protocol", &error.to_string()))),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn connected(&mut self, connack: &ConnAck, outlet: &mut Outlet) -> Option<Ended> {
+        let properties = connack.properties.as_ref();
+        if properties.and_then(|properties| properties.max_qos) == Some(0) {
+            return Some(Ended::Fault(fault(
+                "protocol",
+                "the broker takes QoS 0 only",
+            )));
+        }
+        if let Some(keep_alive_s) = properties.and_then(|properties| properties.server_keep_alive) {
+            self.silence_max = silence_max(keep_alive_s);
+        }
+        self.retain = properties.and_then(|properties| properties.retain_available) != Some(0);
+        let packet_bytes_max = properties
+            .and_then(|properties| properties.max_packet_size)
+            .map_or(self.options.packet_bytes_max, |bytes| {
+                bytes.min(self.options.packet_bytes_max)
+            });
+        let inflight_max = properties
+            .and_then(|properties| properties.receive_max)
+            .map_or(self.options.inflight_max, |messages| {
+                messages.min(self.options.inflight_max)
+            })
+            .max(1);
+        self.packet_bytes_max = Some(packet_bytes_max);
+        let online = serde_json::json!({
+            "state": "online",
+            "device": self.options.device,
+            "version": self.options.version,
+            "boot": self.options.boot.to_string(),
+        });
+        self.status(&online.to_string(), Message::Status);
+        outlet.push(Event::LinkUp {
+            packet_bytes_max,
+            inflight_max,
+        });
+        None
+    }
+
+    fn acknowledged(&mut self, puback: &PubAck, outlet: &mut Outlet) -> Option<Ended> {
+        match self.inflight.acknowledged(puback.pkid) {
+            Ok(Message::Batch(batch)) => {
+                let outcome = outcome(puback.reason);
+                outlet.push(Event::Acked { batch, outcome });
+                None
+            }
+            Ok(Message::Status) => None,
+            Ok(Message::Farewell) => self
+                .client
+                .try_disconnect_now()
+                .is_err()
+                .then_some(Ended::Stopped),
+            Err(error) => Some(Ended::Fault(fault("protocol", &error.to_string()))),
+        }
+    }
+}
+
+/// One and a half keep-alives: the client pings once per keep-alive, so a living broker is heard within one.
+fn silence_max(keep_alive_s: u16) -> Duration {
+    Duration::from_millis(u64::from(keep_alive_s.max(1)) * 1500)
+}
+
+/// The broker's answer in the core's terms.
+const fn outcome(reason: PubAckReason) -> AckOutcome {
+    let reason = match reason {
+        PubAckReason::Success => return AckOutcome::Taken,
+        PubAckReason::NoMatchingSubscribers => return AckOutcome::NoSubscribers,
+        PubAckReason::UnspecifiedError => REASON_UNSPECIFIED,
+        PubAckReason::ImplementationSpecificError => 0x83,
+        PubAckReason::NotAuthorized => 0x87,
+        PubAckReason::TopicNameInvalid => 0x90,
+        PubAckReason::PacketIdentifierInUse => 0x91,
+        PubAckReason::QuotaExceeded => 0x97,
+        PubAckReason::PayloadFormatInvalid => 0x99,
+    };
+    AckOutcome::Refused { reason }
+}
+
+/// The way of events to the core. It never blocks the runtime: what finds the queue full waits here, and as long as it
+/// does nothing more is taken from the client, so that what waits is bounded by the messages in flight.
+struct Outlet {
+    events: crossbeam_channel::Sender<Event>,
+    waiting: VecDeque<Event>,
+    /// The core is gone.
+    closed: bool,
+}
+
+impl Outlet {
+    const fn new(events: crossbeam_channel::Sender<Event>) -> Self {
+        Self {
+            events,
+            waiting: VecDeque::new(),
+            closed: false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn push(&mut self, event: Event) {
+        self.waiting.push_back(event);
+        self.retry();
+    }
+
+    fn retry(&mut self) {
+        while let Some(event) = self.waiting.pop_front() {
+            match self.events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    self.waiting.push_front(event);
+                    return;
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    self.closed = true;
+                    self.waiting.clear();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits a moment and tries again; may be dropped at any point.
+    async fn wait(&mut self) {
+        sleep(OUTLET_RETRY).await;
+        self.retry();
+    }
+}
+
+#[cfg(test)]
+mod tests;

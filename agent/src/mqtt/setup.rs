@@ -1,0 +1,184 @@
+//! What the client library is told for one connection.
+//!
+//! Owns: reading the files, the TLS configuration, the last will and dialling. Must not: keep a secret longer than the
+//! connection or name one in a fault.
+//!
+//! Invariant: no default of the library is relied upon for a timeout, a size, a flush or a quality of service.
+
+use std::{fs::File, io, io::Read, path::Path, sync::Arc, time::Duration};
+
+use quorate_core::event::LinkFault;
+use rumqttc::{
+    Broker, LastWill, MqttOptions, QoS, SessionMode, TlsConfiguration, TopicAliasPolicy, Transport,
+    tokio_rustls::rustls::{
+        client::ResolvesClientCert,
+        crypto,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        sign::{CertifiedKey, SingleCertAndKey},
+    },
+};
+use tokio::net::{TcpStream, lookup_host};
+
+use super::{
+    BrokerUrl, Options,
+    fault::{NameFault, fault},
+};
+
+/// Largest certificate, key or password file in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Largest packet in bytes that the broker may send: it has nothing to send but acknowledgements.
+const INCOMING_BYTES_MAX: u32 = 64 << 10;
+/// Requests that the client takes before it flushes the socket.
+const REQUESTS_PER_FLUSH: usize = 16;
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// The status that the broker publishes for us when the connection breaks.
+pub(super) const OFFLINE: &str = r#"{"state":"offline"}"#;
+
+/// The topic of the retained status.
+pub(super) fn status_topic(options: &Options) -> String {
+    format!("{}/status", options.topic)
+}
+
+/// The topic of the records.
+pub(super) fn data_topic(options: &Options) -> String {
+    format!("{}/data", options.topic)
+}
+
+/// Reads the files anew and makes the options of one connection.
+pub(super) fn prepare(options: &Options) -> Result<MqttOptions, LinkFault> {
+    let url = &options.url;
+    let mut prepared = MqttOptions::new(
+        options.client_id.clone(),
+        Broker::tcp(url.host.clone(), url.port),
+    );
+    let connect_timeout = Duration::from_millis(options.connect_timeout_ms);
+    prepared
+        .set_session_mode(SessionMode::Clean)
+        .set_keep_alive(options.keep_alive_s.max(1))
+        .set_max_packet_size(Some(INCOMING_BYTES_MAX))
+        .set_topic_alias_policy(TopicAliasPolicy::Disabled)
+        .set_outgoing_inflight_upper_limit(options.inflight_max.max(1))
+        .set_max_request_batch(REQUESTS_PER_FLUSH)
+        .set_connect_timeout(connect_timeout)
+        .set_last_will(LastWill::new(
+            status_topic(options),
+            OFFLINE,
+            QoS::AtLeastOnce,
+            true,
+            None,
+        ));
+    let target = url.clone();
+    prepared.set_socket_connector(move |_address, _network| dial(target.clone(), connect_timeout));
+    let password = match &options.password_file {
+        Some(path) => Some(read("password_file", "input-output", path)?),
+        None => None,
+    };
+    if let Some(username) = &options.username {
+        match password {
+            Some(password) => {
+                prepared.set_credentials(username.clone(), password.trim_ascii_end().to_vec());
+            }
+            None => {
+                prepared.set_username(username.clone());
+            }
+        }
+    }
+    if url.tls {
+        prepared.set_transport(Transport::tls_with_config(tls(options)?));
+    }
+    Ok(prepared)
+}
+
+/// Connects to the first address of the name that answers. Done here and not by the library because it cannot take an
+/// IPv6 address, and because a failed look-up must be told from a failed connection.
+async fn dial(url: BrokerUrl, timeout: Duration) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = lookup_host((url.host.as_str(), url.port))
+        .await
+        .map_err(|error| io::Error::other(NameFault(error.to_string())))?
+        .take(ADDRESSES_MAX)
+        .collect();
+    let share = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    let mut last = io::Error::other(NameFault("the name has no address".to_owned()));
+    for address in addresses {
+        // A dead first address must leave time for the others.
+        match tokio::time::timeout(timeout / share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_elapsed) => last = io::Error::from(io::ErrorKind::TimedOut),
+        }
+    }
+    Err(last)
+}
+
+/// Reads a whole file of bounded size. `key` is what the configuration calls it.
+fn read(key: &str, cause: &'static str, path: &Path) -> Result<Vec<u8>, LinkFault> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| fault(cause, &format!("{key}: {error}")))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+        return Err(fault(
+            cause,
+            &format!("{key}: expected at most {FILE_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// TLS with the given or the platform's roots, and with a client certificate where there is one.
+fn tls(options: &Options) -> Result<TlsConfiguration, LinkFault> {
+    let client_auth = match (&options.client_cert_file, &options.client_key_file) {
+        (Some(certificate), Some(key)) => Some((
+            read("client_cert_file", "tls", certificate)?,
+            read("client_key_file", "tls", key)?,
+        )),
+        (None, None) => None,
+        _ => {
+            return Err(fault(
+                "tls",
+                "client_cert_file and client_key_file go together",
+            ));
+        }
+    };
+    if let Some(path) = &options.ca_file {
+        return Ok(TlsConfiguration::Simple {
+            ca: read("ca_file", "tls", path)?,
+            alpn: None,
+            client_auth,
+        });
+    }
+    let roots = TlsConfiguration::try_default_rustls()
+        .map_err(|error| fault("tls", &format!("the platform's roots: {error}")))?;
+    match (roots, client_auth) {
+        (TlsConfiguration::Rustls(config), Some((certificate, key))) => {
+            let mut config = config.as_ref().clone();
+            config.client_auth_cert_resolver = identity(&certificate, &key)?;
+            Ok(TlsConfiguration::Rustls(Arc::new(config)))
+        }
+        (roots, _) => Ok(roots),
+    }
+}
+
+/// The client's own certificate and key.
+fn identity(certificate: &[u8], key: &[u8]) -> Result<Arc<dyn ResolvesClientCert>, LinkFault> {
+    let chain = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| fault("tls", &format!("client_cert_file: {error}")))?;
+    if chain.is_empty() {
+        return Err(fault(
+            "tls",
+            "client_cert_file: expected a certificate in PEM",
+        ));
+    }
+    // The error of the parser could quote the key.
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|_| fault("tls", "client_key_file: expected a private key in PEM"))?;
+    let certified = CertifiedKey::from_der(chain, key, &crypto::ring::default_provider())
+        .map_err(|error| fault("tls", &format!("client_key_file: {error}")))?;
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
+}
