@@ -1,0 +1,240 @@
+//! The picture of the agent as JSON, and the checks drawn from it.
+//!
+//! Owns: the shape of `/api/v1/status` (schema 1, docs/status.md) and of `/healthz`. Must not: print any setting, which
+//! could be a secret.
+
+use quorate_core::{
+    health::{Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth},
+    units::Mono,
+    vote::Quality,
+};
+use serde_json::{Map, Value, json};
+
+use super::{Snapshot, routes::STALE};
+
+/// Causes of [`Counters::records_gone`], in its order.
+pub(super) const GONE: [&str; 4] = ["full", "damaged", "not-stored", "refused"];
+/// Qualities of [`Counters::votes`], in its order.
+pub(super) const QUALITIES: [Quality; 4] = [Quality::Good, Quality::Degraded, Quality::Uncertain, Quality::Bad];
+
+/// What one check found, from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Verdict {
+    Pass,
+    Warn,
+    Fail,
+}
+
+impl Verdict {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One component and how it is.
+#[derive(Debug)]
+pub(super) struct Check {
+    pub(super) name: String,
+    pub(super) verdict: Verdict,
+    pub(super) detail: String,
+}
+
+fn check(name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) -> Check {
+    Check {
+        name: name.into(),
+        verdict,
+        detail: detail.into(),
+    }
+}
+
+/// The worst of all; `Pass` of none.
+pub(super) fn worst(checks: &[Check]) -> Verdict {
+    checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Pass)
+}
+
+/// One check per component. Only what keeps results from being made or kept fails.
+pub(super) fn checks(snapshot: &Snapshot) -> Vec<Check> {
+    let health = &snapshot.health;
+    let fails_unless = |well| if well { Verdict::Pass } else { Verdict::Fail };
+    let warns_unless = |well| if well { Verdict::Pass } else { Verdict::Warn };
+    let fresh = snapshot.shown.elapsed() < STALE;
+    let running = health.stalled.is_empty();
+    let stages = if running { "ok".into() } else { format!("stalled: {}", health.stalled.join(", ")) };
+    let kept = health.store.state == "ok";
+    let mut checks = vec![
+        check("agent", fails_unless(fresh), if fresh { "ok" } else { "its picture is not renewed" }),
+        check("stages", fails_unless(running), stages),
+        check("store", fails_unless(kept), with(health.store.state, health.store.detail.as_deref())),
+    ];
+    for quantity in &health.quantities {
+        let detail = quantity.quality.as_str();
+        checks.push(check(format!("quantity:{}", quantity.id), warns_unless(detail == "good"), detail));
+    }
+    for sensor in &health.sensors {
+        let detail = sensor.fault.unwrap_or("ok");
+        checks.push(check(format!("sensor:{}", sensor.id), warns_unless(sensor.fault.is_none()), detail));
+    }
+    for model in &health.models {
+        let well = matches!(model.state, "running" | "filling");
+        checks.push(check(format!("model:{}", model.id), warns_unless(well), with(model.state, model.fault.as_deref())));
+    }
+    if let Some(link) = &health.link {
+        checks.push(check("link", warns_unless(link.state == "up"), with(link.state, link.fault.as_deref())));
+    }
+    checks
+}
+
+fn with(state: &str, detail: Option<&str>) -> String {
+    detail.map_or_else(|| state.into(), |detail| format!("{state}: {detail}"))
+}
+
+/// The answer of `/healthz`, after the expired draft "Health Check Response Format for HTTP APIs".
+pub(super) fn health_json(device: &str, version: &str, verdict: Verdict, checks: &[Check]) -> Value {
+    let components: Map<String, Value> = checks
+        .iter()
+        .map(|check| (check.name.clone(), json!([{"status": check.verdict.as_str(), "output": check.detail}])))
+        .collect();
+    json!({
+        "status": verdict.as_str(),
+        "version": "1",
+        "releaseId": version,
+        "serviceId": device,
+        "checks": components,
+    })
+}
+
+/// The answer of `/api/v1/status`.
+pub(super) fn picture(device: &str, version: &str, snapshot: &Snapshot) -> Value {
+    let health = &snapshot.health;
+    let now = health.now;
+    json!({
+        "schema": 1,
+        "device": device,
+        "version": version,
+        "boot": snapshot.boot.to_string(),
+        "epoch": format!("{:016x}", snapshot.epoch.0),
+        "wall_unix_ms": snapshot.wall.unix_ms,
+        "wall_synced": snapshot.wall.synced,
+        "picture_age_ms": u64::try_from(snapshot.shown.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "uptime_ms": now.since_ms(health.started),
+        "condition": health.condition.as_str(),
+        "sensors": health.sensors.iter().map(|sensor| sensor_json(now, sensor)).collect::<Vec<_>>(),
+        "quantities": health.quantities.iter().map(|one| quantity_json(now, one)).collect::<Vec<_>>(),
+        "models": health.models.iter().map(|model| model_json(now, model)).collect::<Vec<_>>(),
+        "store": store_json(health),
+        "link": health.link.as_ref().map(|link| link_json(now, link)),
+        "stalled": health.stalled,
+        "counters": counters_json(&health.counters),
+    })
+}
+
+fn retry_ms(now: Mono, retry: Option<Mono>) -> Option<u64> {
+    retry.map(|at| at.since_ms(now))
+}
+
+fn sensor_json(now: Mono, sensor: &SensorHealth) -> Value {
+    json!({
+        "id": sensor.id,
+        "value": sensor.value,
+        "age_ms": sensor.taken.map(|taken| now.since_ms(taken)),
+        "fault": sensor.fault,
+        "fault_permanent": sensor.fault_permanent,
+        "fault_since_ms": sensor.fault_since.map(|since| now.since_ms(since)),
+    })
+}
+
+fn quantity_json(now: Mono, quantity: &QuantityHealth) -> Value {
+    let channels: Vec<Value> = quantity
+        .channels
+        .iter()
+        .map(|channel| {
+            json!({
+                "sensor": channel.sensor,
+                "included": channel.included,
+                "state": channel.state.as_str(),
+                "reason": channel.reason.map(|reason| reason.as_str()),
+                "since_ms": now.since_ms(channel.since),
+            })
+        })
+        .collect();
+    json!({
+        "id": quantity.id,
+        "unit": quantity.unit,
+        "value": quantity.value,
+        "uncertainty": quantity.uncertainty,
+        "quality": quantity.quality.as_str(),
+        "since_ms": now.since_ms(quantity.quality_since),
+        "age_ms": quantity.tick.map(|tick| now.since_ms(tick)),
+        "used": quantity.used,
+        "channels": channels,
+    })
+}
+
+fn model_json(now: Mono, model: &ModelHealth) -> Value {
+    json!({
+        "id": model.id,
+        "version": model.version,
+        "digest": model.digest,
+        "state": model.state,
+        "since_ms": now.since_ms(model.since),
+        "score": model.score,
+        "threshold": model.threshold,
+        "alarm": model.alarm,
+        "fault": model.fault,
+        "retry_ms": retry_ms(now, model.retry),
+    })
+}
+
+fn store_json(health: &Health) -> Value {
+    let store: &StoreHealth = &health.store;
+    json!({
+        "state": store.state,
+        "detail": store.detail,
+        "since_ms": health.now.since_ms(store.since),
+        "retry_ms": retry_ms(health.now, store.retry),
+        "storing_records": store.storing,
+        "seq_next": store.seq_next.0,
+        "pending_records": store.report.pending,
+        "pending_bytes": store.report.pending_bytes,
+        "disk_bytes": store.report.disk_bytes,
+    })
+}
+
+fn link_json(now: Mono, link: &LinkHealth) -> Value {
+    json!({
+        "state": link.state,
+        "since_ms": now.since_ms(link.since),
+        "fault": link.fault,
+        "retry_ms": retry_ms(now, link.retry),
+        "inflight": link.inflight,
+    })
+}
+
+fn counters_json(counters: &Counters) -> Value {
+    let votes: Map<String, Value> =
+        QUALITIES.iter().zip(counters.votes).map(|(quality, count)| (quality.as_str().into(), count.into())).collect();
+    let gone: Map<String, Value> =
+        GONE.iter().zip(counters.records_gone).map(|(cause, count)| ((*cause).into(), count.into())).collect();
+    json!({
+        "samples": counters.samples,
+        "sample_faults": counters.sample_faults,
+        "votes": votes,
+        "ticks_missed": counters.ticks_missed,
+        "inferences": counters.inferences,
+        "inference_faults": counters.inference_faults,
+        "inferences_skipped": counters.inferences_skipped,
+        "records": counters.records,
+        "records_stored": counters.records_stored,
+        "store_faults": counters.store_faults,
+        "records_acked": counters.records_acked,
+        "records_gone": gone,
+        "batches_published": counters.batches_published,
+        "no_subscribers": counters.no_subscribers,
+        "connects": counters.connects,
+        "link_faults": counters.link_faults,
+    })
+}
