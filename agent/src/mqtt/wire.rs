@@ -4,14 +4,44 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
 use bytes::BytesMut;
+use quorate_core::units::{BootId, Epoch};
 use rumqttc::{
     ConnAck, ConnAckProperties, Connect, ConnectAuth, ConnectReturnCode, LastWill, Packet,
 };
+
+use super::{BrokerUrl, Compression, Options};
+
+/// What a device with the plainest configuration uses at this broker.
+pub(super) fn options(address: SocketAddr) -> Options {
+    Options {
+        device: "press-07".to_owned(),
+        url: BrokerUrl {
+            tls: false,
+            host: address.ip().to_string(),
+            port: address.port(),
+        },
+        topic: "plant/press-07".to_owned(),
+        client_id: "press-07".to_owned(),
+        username: None,
+        password_file: None,
+        ca_file: None,
+        client_cert_file: None,
+        client_key_file: None,
+        keep_alive_s: 30,
+        compression: Compression::Zstd,
+        epoch: Epoch(3),
+        connect_timeout_ms: 10_000,
+        packet_bytes_max: 65_536,
+        inflight_max: 8,
+        version: "0.1.0".to_owned(),
+        boot: BootId([7; 16]),
+    }
+}
 
 /// No test waits longer for one packet or event.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);

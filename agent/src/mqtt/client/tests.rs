@@ -8,47 +8,21 @@ use std::{
 };
 
 use crossbeam_channel::Receiver;
-use quorate_core::units::{BootId, Epoch, Seq};
+use quorate_core::units::{Epoch, Seq};
 
 use super::*;
 use crate::mqtt::{
-    BrokerUrl, Compression,
+    Compression,
     broker::{Broker, Received},
     ledger::Ledger,
     spawn,
-    wire::{PATIENCE, Wire},
+    wire::{PATIENCE, Wire, options},
 };
 
 struct Agent {
     commands: crate::mqtt::Commands,
     events: Receiver<Event>,
     thread: JoinHandle<()>,
-}
-
-fn options(address: SocketAddr) -> Options {
-    Options {
-        device: "press-07".to_owned(),
-        url: BrokerUrl {
-            tls: false,
-            host: address.ip().to_string(),
-            port: address.port(),
-        },
-        topic: "plant/press-07".to_owned(),
-        client_id: "press-07".to_owned(),
-        username: None,
-        password_file: None,
-        ca_file: None,
-        client_cert_file: None,
-        client_key_file: None,
-        keep_alive_s: 30,
-        compression: Compression::Zstd,
-        epoch: Epoch(3),
-        connect_timeout_ms: 10_000,
-        packet_bytes_max: 65_536,
-        inflight_max: 8,
-        version: "0.1.0".to_owned(),
-        boot: BootId([7; 16]),
-    }
 }
 
 fn start(options: Options) -> Agent {
