@@ -42,7 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; end what uses that address or set another `listen` under [http]")]
+    #[error(
+        "cannot listen on {address}: {source}; end what uses that address or set another `listen` under [http]"
+    )]
     Bind {
         /// The configured address.
         address: SocketAddr,
@@ -148,7 +150,10 @@ pub fn publisher(boot: BootId) -> (Publisher, Watcher) {
 ///
 /// # Errors
 /// When the address cannot be listened on or the thread cannot be made.
-pub fn spawn(options: Options, watcher: Watcher) -> Result<(SocketAddr, JoinHandle<()>), HttpError> {
+pub fn spawn(
+    options: Options,
+    watcher: Watcher,
+) -> Result<(SocketAddr, JoinHandle<()>), HttpError> {
     let bind = |source| HttpError::Bind {
         address: options.listen,
         source,
@@ -156,7 +161,10 @@ pub fn spawn(options: Options, watcher: Watcher) -> Result<(SocketAddr, JoinHand
     let listener = TcpListener::bind(options.listen).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::Start)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(HttpError::Start)?;
     let listener = {
         let _entered = runtime.enter();
         tokio::net::TcpListener::from_std(listener).map_err(HttpError::Start)?
@@ -175,11 +183,19 @@ pub fn spawn(options: Options, watcher: Watcher) -> Result<(SocketAddr, JoinHand
     Ok((address, thread))
 }
 
-async fn serve(listener: tokio::net::TcpListener, site: Arc<routes::Site>, mut watcher: Watcher, timeout: Duration) {
+async fn serve(
+    listener: tokio::net::TcpListener,
+    site: Arc<routes::Site>,
+    mut watcher: Watcher,
+    timeout: Duration,
+) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
         loop {
-            let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
+            let permit = Arc::clone(&permits)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;

@@ -21,7 +21,9 @@ const STALE_MS: u64 = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// Nothing answers there.
-    #[error("no agent answers at {address}: {source}; start it with `quorate run`, or give its address with --address")]
+    #[error(
+        "no agent answers at {address}: {source}; start it with `quorate run`, or give its address with --address"
+    )]
     Absent {
         /// The asked address.
         address: SocketAddr,
@@ -52,10 +54,14 @@ pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(
         what: what.into(),
     };
     let answer = String::from_utf8(answer).map_err(|_| foreign("no text"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| foreign("no HTTP"))?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| foreign("no HTTP"))?;
     let status = head.split(' ').nth(1).unwrap_or_default();
     if status == "503" {
-        return Err(foreign("it is starting and has not shown itself yet; ask again in a moment"));
+        return Err(foreign(
+            "it is starting and has not shown itself yet; ask again in a moment",
+        ));
     }
     if status != "200" {
         let line = head.lines().next().unwrap_or_default();
@@ -63,7 +69,9 @@ pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(
     }
     let picture: Value = serde_json::from_str(body).map_err(|_| foreign("no JSON, or cut off"))?;
     if picture["schema"] != 1 {
-        return Err(foreign("its status is not of schema 1; use the `quorate` of the same version"));
+        return Err(foreign(
+            "its status is not of schema 1; use the `quorate` of the same version",
+        ));
     }
     if json {
         writeln!(output, "{body}")?;
@@ -77,7 +85,10 @@ fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET /api/v1/status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET /api/v1/status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
     // One deadline for the whole answer, or a server that drips one byte at a time would hold us for ever.
@@ -93,7 +104,10 @@ fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
         }
         answer.extend_from_slice(chunk.get(..count).unwrap_or_default());
         if u64::try_from(answer.len()).is_ok_and(|length| length > ANSWER_BYTES_MAX) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is longer than 4 MiB"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the answer is longer than 4 MiB",
+            ));
         }
     }
 }
@@ -101,9 +115,21 @@ fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
 fn account(picture: &Value, output: &mut impl Write) -> io::Result<()> {
     let uptime = lasted(&picture["uptime_ms"]);
     let condition = text(&picture["condition"]);
-    writeln!(output, "{} {condition}, up {uptime}, version {}", text(&picture["device"]), text(&picture["version"]))?;
-    if picture["picture_age_ms"].as_u64().is_some_and(|age_ms| age_ms > STALE_MS) {
-        writeln!(output, "warning: this picture is {} old; the agent hangs", lasted(&picture["picture_age_ms"]))?;
+    writeln!(
+        output,
+        "{} {condition}, up {uptime}, version {}",
+        text(&picture["device"]),
+        text(&picture["version"])
+    )?;
+    if picture["picture_age_ms"]
+        .as_u64()
+        .is_some_and(|age_ms| age_ms > STALE_MS)
+    {
+        writeln!(
+            output,
+            "warning: this picture is {} old; the agent hangs",
+            lasted(&picture["picture_age_ms"])
+        )?;
     }
     for stage in list(&picture["stalled"]) {
         writeln!(output, "stalled   {}", text(stage))?;
@@ -111,32 +137,68 @@ fn account(picture: &Value, output: &mut impl Write) -> io::Result<()> {
     for quantity in list(&picture["quantities"]) {
         account_quantity(quantity, output)?;
     }
-    for sensor in list(&picture["sensors"]).iter().filter(|sensor| !sensor["fault"].is_null()) {
+    for sensor in list(&picture["sensors"])
+        .iter()
+        .filter(|sensor| !sensor["fault"].is_null())
+    {
         let since = lasted(&sensor["fault_since_ms"]);
-        writeln!(output, "sensor    {}: {} for {since}", text(&sensor["id"]), text(&sensor["fault"]))?;
+        writeln!(
+            output,
+            "sensor    {}: {} for {since}",
+            text(&sensor["id"]),
+            text(&sensor["fault"])
+        )?;
     }
     for model in list(&picture["models"]) {
-        let alarm = if model["alarm"] == true { ", ALARM" } else { "" };
+        let alarm = if model["alarm"] == true {
+            ", ALARM"
+        } else {
+            ""
+        };
         let (score, threshold) = (number(&model["score"]), number(&model["threshold"]));
         let state = text(&model["state"]);
-        write!(output, "model     {}: {state}, score {score} of {threshold}{alarm}", text(&model["id"]))?;
+        write!(
+            output,
+            "model     {}: {state}, score {score} of {threshold}{alarm}",
+            text(&model["id"])
+        )?;
         ended(&model["fault"], &model["retry_ms"], output)?;
     }
     let store = &picture["store"];
     let (records, bytes) = (&store["pending_records"], &store["pending_bytes"]);
-    write!(output, "store     {}, {} records ({} bytes) wait", text(&store["state"]), number(records), number(bytes))?;
+    write!(
+        output,
+        "store     {}, {} records ({} bytes) wait",
+        text(&store["state"]),
+        number(records),
+        number(bytes)
+    )?;
     ended(&store["detail"], &store["retry_ms"], output)?;
     let link = &picture["link"];
     if link.is_null() {
         writeln!(output, "link      none configured")?;
     } else {
-        write!(output, "link      {} for {}", text(&link["state"]), lasted(&link["since_ms"]))?;
+        write!(
+            output,
+            "link      {} for {}",
+            text(&link["state"]),
+            lasted(&link["since_ms"])
+        )?;
         ended(&link["fault"], &link["retry_ms"], output)?;
     }
-    let lost: u64 = picture["counters"]["records_gone"].as_object().map_or(0, |causes| {
-        causes.values().filter_map(Value::as_u64).fold(0, u64::saturating_add)
-    });
-    writeln!(output, "records   {} made, {lost} lost", number(&picture["counters"]["records"]))
+    let lost: u64 = picture["counters"]["records_gone"]
+        .as_object()
+        .map_or(0, |causes| {
+            causes
+                .values()
+                .filter_map(Value::as_u64)
+                .fold(0, u64::saturating_add)
+        });
+    writeln!(
+        output,
+        "records   {} made, {lost} lost",
+        number(&picture["counters"]["records"])
+    )
 }
 
 /// The end of a line: the fault and the next try, where there are any.
@@ -163,10 +225,21 @@ fn account_quantity(quantity: &Value, output: &mut impl Write) -> io::Result<()>
         number(&quantity["used"]),
         channels.len(),
     )?;
-    for channel in channels.iter().filter(|channel| channel["included"] != true) {
-        let reason = if channel["reason"].is_null() { "not in the newest vote".into() } else { text(&channel["reason"]) };
+    for channel in channels
+        .iter()
+        .filter(|channel| channel["included"] != true)
+    {
+        let reason = if channel["reason"].is_null() {
+            "not in the newest vote".into()
+        } else {
+            text(&channel["reason"])
+        };
         let (state, since) = (text(&channel["state"]), lasted(&channel["since_ms"]));
-        writeln!(output, "          out: {}, {reason}, {state} for {since}", text(&channel["sensor"]))?;
+        writeln!(
+            output,
+            "          out: {}, {reason}, {state} for {since}",
+            text(&channel["sensor"])
+        )?;
     }
     Ok(())
 }

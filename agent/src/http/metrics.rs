@@ -57,7 +57,10 @@ impl Exposition {
 }
 
 fn escaped(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    label
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn seconds(now: Mono, earlier: Mono) -> f64 {
@@ -67,10 +70,17 @@ fn seconds(now: Mono, earlier: Mono) -> f64 {
 /// The whole exposition; before the first picture only who the agent is and that it is not yet up.
 pub(super) fn text(version: &str, device: &str, snapshot: Option<&Snapshot>) -> String {
     let mut out = Exposition::default();
-    out.gauge("quorate_build_info", "Version of the agent and name of the device; always 1.");
+    out.gauge(
+        "quorate_build_info",
+        "Version of the agent and name of the device; always 1.",
+    );
     out.sample(&[("device", device), ("version", version)], 1);
     let fresh = snapshot.is_some_and(|snapshot| snapshot.shown.elapsed() < STALE);
-    out.one("quorate_up", "The agent's loop renews its picture.", u8::from(fresh));
+    out.one(
+        "quorate_up",
+        "The agent's loop renews its picture.",
+        u8::from(fresh),
+    );
     if let Some(snapshot) = snapshot {
         let health = &snapshot.health;
         whole(&mut out, health);
@@ -86,12 +96,26 @@ pub(super) fn text(version: &str, device: &str, snapshot: Option<&Snapshot>) -> 
 }
 
 fn whole(out: &mut Exposition, health: &Health) {
-    out.one("quorate_uptime_seconds", "Time since the agent started.", seconds(health.now, health.started));
-    out.gauge("quorate_condition", "1 for the condition that the agent is in.");
+    out.one(
+        "quorate_uptime_seconds",
+        "Time since the agent started.",
+        seconds(health.now, health.started),
+    );
+    out.gauge(
+        "quorate_condition",
+        "1 for the condition that the agent is in.",
+    );
     for condition in [Condition::Ok, Condition::Degraded, Condition::Failing] {
-        out.sample(&[("condition", condition.as_str())], u8::from(condition == health.condition));
+        out.sample(
+            &[("condition", condition.as_str())],
+            u8::from(condition == health.condition),
+        );
     }
-    out.one("quorate_stalled_stages", "Stages that owe work for too long.", health.stalled.len());
+    out.one(
+        "quorate_stalled_stages",
+        "Stages that owe work for too long.",
+        health.stalled.len(),
+    );
 }
 
 fn sensors(out: &mut Exposition, health: &Health) {
@@ -99,7 +123,10 @@ fn sensors(out: &mut Exposition, health: &Health) {
     for sensor in &health.sensors {
         out.sample(&[("sensor", &sensor.id)], u8::from(sensor.fault.is_some()));
     }
-    out.gauge("quorate_sensor_age_seconds", "Age of the newest valid value of a sensor.");
+    out.gauge(
+        "quorate_sensor_age_seconds",
+        "Age of the newest valid value of a sensor.",
+    );
     for sensor in &health.sensors {
         if let Some(taken) = sensor.taken {
             out.sample(&[("sensor", &sensor.id)], seconds(health.now, taken));
@@ -108,26 +135,38 @@ fn sensors(out: &mut Exposition, health: &Health) {
 }
 
 fn quantities(out: &mut Exposition, health: &Health) {
-    out.gauge("quorate_quantity_value", "The voted value, in the unit of the label.");
+    out.gauge(
+        "quorate_quantity_value",
+        "The voted value, in the unit of the label.",
+    );
     for one in &health.quantities {
         if let Some(value) = one.value {
             out.sample(&[("quantity", &one.id), ("unit", &one.unit)], value);
         }
     }
-    out.gauge("quorate_quantity_uncertainty", "Standard uncertainty of the voted value, in the unit of the label.");
+    out.gauge(
+        "quorate_quantity_uncertainty",
+        "Standard uncertainty of the voted value, in the unit of the label.",
+    );
     for one in &health.quantities {
         if let Some(uncertainty) = one.uncertainty {
             out.sample(&[("quantity", &one.id), ("unit", &one.unit)], uncertainty);
         }
     }
-    out.gauge("quorate_quantity_quality", "1 for the quality that the newest vote has.");
+    out.gauge(
+        "quorate_quantity_quality",
+        "1 for the quality that the newest vote has.",
+    );
     for one in &health.quantities {
         for quality in QUALITIES {
             let labels = [("quantity", one.id.as_str()), ("quality", quality.as_str())];
             out.sample(&labels, u8::from(quality == one.quality));
         }
     }
-    out.gauge("quorate_quantity_channels_used", "Channels in the voted value.");
+    out.gauge(
+        "quorate_quantity_channels_used",
+        "Channels in the voted value.",
+    );
     for one in &health.quantities {
         out.sample(&[("quantity", &one.id)], one.used);
     }
@@ -140,12 +179,26 @@ fn quantities(out: &mut Exposition, health: &Health) {
 }
 
 fn channels(out: &mut Exposition, health: &Health) {
-    let all = || health.quantities.iter().flat_map(|one| one.channels.iter().map(move |channel| (one, channel)));
-    out.gauge("quorate_channel_included", "1 when the sensor's sample is in the newest vote.");
+    let all = || {
+        health
+            .quantities
+            .iter()
+            .flat_map(|one| one.channels.iter().map(move |channel| (one, channel)))
+    };
+    out.gauge(
+        "quorate_channel_included",
+        "1 when the sensor's sample is in the newest vote.",
+    );
     for (one, channel) in all() {
-        out.sample(&[("quantity", &one.id), ("sensor", &channel.sensor)], u8::from(channel.included));
+        out.sample(
+            &[("quantity", &one.id), ("sensor", &channel.sensor)],
+            u8::from(channel.included),
+        );
     }
-    out.gauge("quorate_channel_state", "1 for the state that the channel is in, with its reason.");
+    out.gauge(
+        "quorate_channel_state",
+        "1 for the state that the channel is in, with its reason.",
+    );
     for (one, channel) in all() {
         let reason = channel.reason.map_or("", |reason| reason.as_str());
         let labels = [
@@ -159,9 +212,19 @@ fn channels(out: &mut Exposition, health: &Health) {
 }
 
 fn models(out: &mut Exposition, health: &Health) {
-    out.gauge("quorate_model_info", "Version and state of the model; always 1.");
+    out.gauge(
+        "quorate_model_info",
+        "Version and state of the model; always 1.",
+    );
     for model in &health.models {
-        out.sample(&[("model", &model.id), ("version", &model.version), ("state", model.state)], 1);
+        out.sample(
+            &[
+                ("model", &model.id),
+                ("version", &model.version),
+                ("state", model.state),
+            ],
+            1,
+        );
     }
     out.gauge("quorate_model_score", "The newest score.");
     for model in &health.models {
@@ -169,13 +232,19 @@ fn models(out: &mut Exposition, health: &Health) {
             out.sample(&[("model", &model.id)], score);
         }
     }
-    out.gauge("quorate_model_threshold", "The score raises an alarm above this.");
+    out.gauge(
+        "quorate_model_threshold",
+        "The score raises an alarm above this.",
+    );
     for model in &health.models {
         if let Some(threshold) = model.threshold {
             out.sample(&[("model", &model.id)], threshold);
         }
     }
-    out.gauge("quorate_model_alarm", "1 when the newest score raised the alarm.");
+    out.gauge(
+        "quorate_model_alarm",
+        "1 when the newest score raised the alarm.",
+    );
     for model in &health.models {
         out.sample(&[("model", &model.id)], u8::from(model.alarm));
     }
@@ -183,43 +252,127 @@ fn models(out: &mut Exposition, health: &Health) {
 
 fn store_and_link(out: &mut Exposition, health: &Health) {
     let store = &health.store;
-    out.one("quorate_store_up", "Records become durable.", u8::from(store.state == "ok"));
-    out.one("quorate_store_storing_records", "Records made and not yet durable.", store.storing);
-    out.one("quorate_outbox_pending_records", "Records that wait for delivery.", store.report.pending);
-    out.one("quorate_outbox_pending_bytes", "Bytes of the records that wait.", store.report.pending_bytes);
-    out.one("quorate_outbox_disk_bytes", "Bytes that the store takes on the medium.", store.report.disk_bytes);
+    out.one(
+        "quorate_store_up",
+        "Records become durable.",
+        u8::from(store.state == "ok"),
+    );
+    out.one(
+        "quorate_store_storing_records",
+        "Records made and not yet durable.",
+        store.storing,
+    );
+    out.one(
+        "quorate_outbox_pending_records",
+        "Records that wait for delivery.",
+        store.report.pending,
+    );
+    out.one(
+        "quorate_outbox_pending_bytes",
+        "Bytes of the records that wait.",
+        store.report.pending_bytes,
+    );
+    out.one(
+        "quorate_outbox_disk_bytes",
+        "Bytes that the store takes on the medium.",
+        store.report.disk_bytes,
+    );
     if let Some(link) = &health.link {
-        out.one("quorate_link_up", "There is a connection to the broker.", u8::from(link.state == "up"));
-        out.one("quorate_link_inflight_messages", "Messages without an acknowledgement.", link.inflight);
+        out.one(
+            "quorate_link_up",
+            "There is a connection to the broker.",
+            u8::from(link.state == "up"),
+        );
+        out.one(
+            "quorate_link_inflight_messages",
+            "Messages without an acknowledgement.",
+            link.inflight,
+        );
     }
 }
 
 fn counters(out: &mut Exposition, counters: &Counters) {
-    out.counter("quorate_samples_total", "Samples that arrived with a value.", counters.samples);
-    out.counter("quorate_sample_faults_total", "Probe faults in place of a sample.", counters.sample_faults);
+    out.counter(
+        "quorate_samples_total",
+        "Samples that arrived with a value.",
+        counters.samples,
+    );
+    out.counter(
+        "quorate_sample_faults_total",
+        "Probe faults in place of a sample.",
+        counters.sample_faults,
+    );
     out.head("quorate_votes_total", "counter", "Votes by quality.");
     for (quality, count) in QUALITIES.iter().zip(counters.votes) {
         out.sample(&[("quality", quality.as_str())], count);
     }
-    out.counter("quorate_ticks_missed_total", "Ticks passed over because the agent was late.", counters.ticks_missed);
-    out.counter("quorate_inferences_total", "Inferences that gave an output.", counters.inferences);
-    out.counter("quorate_inference_faults_total", "Inferences that failed.", counters.inference_faults);
+    out.counter(
+        "quorate_ticks_missed_total",
+        "Ticks passed over because the agent was late.",
+        counters.ticks_missed,
+    );
+    out.counter(
+        "quorate_inferences_total",
+        "Inferences that gave an output.",
+        counters.inferences,
+    );
+    out.counter(
+        "quorate_inference_faults_total",
+        "Inferences that failed.",
+        counters.inference_faults,
+    );
     let skipped = "Windows not run because the model was still busy.";
-    out.counter("quorate_inferences_skipped_total", skipped, counters.inferences_skipped);
+    out.counter(
+        "quorate_inferences_skipped_total",
+        skipped,
+        counters.inferences_skipped,
+    );
     out.counter("quorate_records_total", "Records made.", counters.records);
-    out.counter("quorate_records_stored_total", "Records that became durable.", counters.records_stored);
-    out.counter("quorate_store_faults_total", "Commits that failed.", counters.store_faults);
+    out.counter(
+        "quorate_records_stored_total",
+        "Records that became durable.",
+        counters.records_stored,
+    );
+    out.counter(
+        "quorate_store_faults_total",
+        "Commits that failed.",
+        counters.store_faults,
+    );
 }
 
 fn link_counters(out: &mut Exposition, counters: &Counters) {
-    out.counter("quorate_records_acked_total", "Records delivered and acknowledged.", counters.records_acked);
-    out.head("quorate_records_gone_total", "counter", "Records lost by cause.");
+    out.counter(
+        "quorate_records_acked_total",
+        "Records delivered and acknowledged.",
+        counters.records_acked,
+    );
+    out.head(
+        "quorate_records_gone_total",
+        "counter",
+        "Records lost by cause.",
+    );
     for (cause, count) in GONE.iter().zip(counters.records_gone) {
         out.sample(&[("cause", cause)], count);
     }
-    out.counter("quorate_batches_published_total", "Messages handed to the link.", counters.batches_published);
+    out.counter(
+        "quorate_batches_published_total",
+        "Messages handed to the link.",
+        counters.batches_published,
+    );
     let unread = "Messages that the broker threw away because nobody subscribes.";
-    out.counter("quorate_no_subscribers_total", unread, counters.no_subscribers);
-    out.counter("quorate_connects_total", "Connections made.", counters.connects);
-    out.counter("quorate_link_faults_total", "Connections lost and attempts that failed.", counters.link_faults);
+    out.counter(
+        "quorate_no_subscribers_total",
+        unread,
+        counters.no_subscribers,
+    );
+    out.counter(
+        "quorate_connects_total",
+        "Connections made.",
+        counters.connects,
+    );
+    out.counter(
+        "quorate_link_faults_total",
+        "Connections lost and attempts that failed.",
+        counters.link_faults,
+    );
 }

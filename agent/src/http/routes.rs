@@ -29,7 +29,8 @@ const PAGE: &str = include_str!("page.html");
 const NONCE: &str = "{{nonce}}";
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const DENY_ALL: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const DENY_ALL: &str =
+    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// What every answer needs.
 #[derive(Debug)]
@@ -65,9 +66,17 @@ impl Answer {
 
 impl Site {
     /// Answers one request; the body of the request is never read.
-    pub(super) fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    pub(super) fn answer(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Response<Full<Bytes>> {
         let answer = if self.local_only && !host_is_local(uri, headers) {
-            Answer::refusal(StatusCode::MISDIRECTED_REQUEST, "this endpoint answers to loopback names only")
+            Answer::refusal(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this endpoint answers to loopback names only",
+            )
         } else if !matches!(*method, Method::GET | Method::HEAD) {
             Answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "read-only: GET or HEAD")
         } else {
@@ -111,7 +120,11 @@ impl Site {
             "/api/v1/status" => snapshot.map_or_else(
                 || {
                     let body = r#"{"schema":1,"condition":"starting"}"#;
-                    Answer::new(StatusCode::SERVICE_UNAVAILABLE, "application/json", body.into())
+                    Answer::new(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "application/json",
+                        body.into(),
+                    )
                 },
                 |snapshot| {
                     let body = status::picture(&self.device, self.version, snapshot).to_string();
@@ -127,14 +140,26 @@ impl Site {
 
     fn health(&self, snapshot: Option<&Arc<Snapshot>>) -> Answer {
         let checks = snapshot.map_or_else(Vec::new, |snapshot| status::checks(snapshot));
-        let verdict = if snapshot.is_some() { status::worst(&checks) } else { status::Verdict::Fail };
+        let verdict = if snapshot.is_some() {
+            status::worst(&checks)
+        } else {
+            status::Verdict::Fail
+        };
         let body = status::health_json(&self.device, self.version, verdict, &checks).to_string();
-        Answer::new(code(verdict != status::Verdict::Fail), "application/health+json", body)
+        Answer::new(
+            code(verdict != status::Verdict::Fail),
+            "application/health+json",
+            body,
+        )
     }
 }
 
 const fn code(well: bool) -> StatusCode {
-    if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    if well {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
 }
 
 /// Alive: no stage is stalled and the loop shows itself. An agent that starts is alive.
@@ -150,7 +175,11 @@ fn live(snapshot: Option<&Arc<Snapshot>>) -> Answer {
     } else {
         format!("stalled: {}\n", snapshot.health.stalled.join(", "))
     };
-    Answer::new(code(!stale && snapshot.health.stalled.is_empty()), TEXT, body)
+    Answer::new(
+        code(!stale && snapshot.health.stalled.is_empty()),
+        TEXT,
+        body,
+    )
 }
 
 /// Ready: results are made and kept. Degraded is ready, offline is ready.
@@ -161,13 +190,18 @@ fn ready(snapshot: Option<&Arc<Snapshot>>) -> Answer {
     let checks = status::checks(snapshot);
     let mut body = String::new();
     for check in &checks {
-        let sign = if check.verdict == status::Verdict::Fail { '-' } else { '+' };
+        let sign = if check.verdict == status::Verdict::Fail {
+            '-'
+        } else {
+            '+'
+        };
         // Writing to a string cannot fail; a line break in a name would forge a line.
         let name = check.name.replace(char::is_control, " ");
         let detail = check.detail.replace(char::is_control, " ");
         let _ = writeln!(body, "[{sign}]{name} {detail}");
     }
-    let well = status::worst(&checks) != status::Verdict::Fail && snapshot.health.condition != Condition::Failing;
+    let well = status::worst(&checks) != status::Verdict::Fail
+        && snapshot.health.condition != Condition::Failing;
     body.push_str(if well { "ready\n" } else { "not ready\n" });
     Answer::new(code(well), TEXT, body)
 }
@@ -176,22 +210,38 @@ fn page() -> Answer {
     // Keyed by the system's randomness, so nobody outside can foretell it.
     let part = || RandomState::new().build_hasher().finish();
     let nonce = format!("{:016x}{:016x}", part(), part());
-    let mut answer = Answer::new(StatusCode::OK, "text/html; charset=utf-8", PAGE.replace(NONCE, &nonce));
-    answer.policy =
-        format!("{DENY_ALL}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:");
+    let mut answer = Answer::new(
+        StatusCode::OK,
+        "text/html; charset=utf-8",
+        PAGE.replace(NONCE, &nonce),
+    );
+    answer.policy = format!(
+        "{DENY_ALL}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:"
+    );
     answer
 }
 
 /// A page of another site can make a browser resolve its own name to 127.0.0.1; the Host header gives it away.
 fn host_is_local(uri: &Uri, headers: &HeaderMap) -> bool {
-    let named = headers.get_all(header::HOST).iter().all(|host| host.to_str().is_ok_and(authority_is_local));
-    named && uri.authority().is_none_or(|authority| authority_is_local(authority.as_str()))
+    let named = headers
+        .get_all(header::HOST)
+        .iter()
+        .all(|host| host.to_str().is_ok_and(authority_is_local));
+    named
+        && uri
+            .authority()
+            .is_none_or(|authority| authority_is_local(authority.as_str()))
 }
 
 fn authority_is_local(authority: &str) -> bool {
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or("", |(host, _)| host),
-        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+        None => authority
+            .split_once(':')
+            .map_or(authority, |(host, _)| host),
     };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }

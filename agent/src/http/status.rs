@@ -4,7 +4,9 @@
 //! could be a secret.
 
 use quorate_core::{
-    health::{Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth},
+    health::{
+        Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth,
+    },
     units::Mono,
     vote::Quality,
 };
@@ -15,7 +17,12 @@ use super::{Snapshot, routes::STALE};
 /// Causes of [`Counters::records_gone`], in its order.
 pub(super) const GONE: [&str; 4] = ["full", "damaged", "not-stored", "refused"];
 /// Qualities of [`Counters::votes`], in its order.
-pub(super) const QUALITIES: [Quality; 4] = [Quality::Good, Quality::Degraded, Quality::Uncertain, Quality::Bad];
+pub(super) const QUALITIES: [Quality; 4] = [
+    Quality::Good,
+    Quality::Degraded,
+    Quality::Uncertain,
+    Quality::Bad,
+];
 
 /// What one check found, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +60,11 @@ fn check(name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) -
 
 /// The worst of all; `Pass` of none.
 pub(super) fn worst(checks: &[Check]) -> Verdict {
-    checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Pass)
+    checks
+        .iter()
+        .map(|check| check.verdict)
+        .max()
+        .unwrap_or(Verdict::Pass)
 }
 
 /// One check per component. Only what keeps results from being made or kept fails.
@@ -63,27 +74,59 @@ pub(super) fn checks(snapshot: &Snapshot) -> Vec<Check> {
     let warns_unless = |well| if well { Verdict::Pass } else { Verdict::Warn };
     let fresh = snapshot.shown.elapsed() < STALE;
     let running = health.stalled.is_empty();
-    let stages = if running { "ok".into() } else { format!("stalled: {}", health.stalled.join(", ")) };
+    let stages = if running {
+        "ok".into()
+    } else {
+        format!("stalled: {}", health.stalled.join(", "))
+    };
     let kept = health.store.state == "ok";
     let mut checks = vec![
-        check("agent", fails_unless(fresh), if fresh { "ok" } else { "its picture is not renewed" }),
+        check(
+            "agent",
+            fails_unless(fresh),
+            if fresh {
+                "ok"
+            } else {
+                "its picture is not renewed"
+            },
+        ),
         check("stages", fails_unless(running), stages),
-        check("store", fails_unless(kept), with(health.store.state, health.store.detail.as_deref())),
+        check(
+            "store",
+            fails_unless(kept),
+            with(health.store.state, health.store.detail.as_deref()),
+        ),
     ];
     for quantity in &health.quantities {
         let detail = quantity.quality.as_str();
-        checks.push(check(format!("quantity:{}", quantity.id), warns_unless(detail == "good"), detail));
+        checks.push(check(
+            format!("quantity:{}", quantity.id),
+            warns_unless(detail == "good"),
+            detail,
+        ));
     }
     for sensor in &health.sensors {
         let detail = sensor.fault.unwrap_or("ok");
-        checks.push(check(format!("sensor:{}", sensor.id), warns_unless(sensor.fault.is_none()), detail));
+        checks.push(check(
+            format!("sensor:{}", sensor.id),
+            warns_unless(sensor.fault.is_none()),
+            detail,
+        ));
     }
     for model in &health.models {
         let well = matches!(model.state, "running" | "filling");
-        checks.push(check(format!("model:{}", model.id), warns_unless(well), with(model.state, model.fault.as_deref())));
+        checks.push(check(
+            format!("model:{}", model.id),
+            warns_unless(well),
+            with(model.state, model.fault.as_deref()),
+        ));
     }
     if let Some(link) = &health.link {
-        checks.push(check("link", warns_unless(link.state == "up"), with(link.state, link.fault.as_deref())));
+        checks.push(check(
+            "link",
+            warns_unless(link.state == "up"),
+            with(link.state, link.fault.as_deref()),
+        ));
     }
     checks
 }
@@ -93,10 +136,20 @@ fn with(state: &str, detail: Option<&str>) -> String {
 }
 
 /// The answer of `/healthz`, after the expired draft "Health Check Response Format for HTTP APIs".
-pub(super) fn health_json(device: &str, version: &str, verdict: Verdict, checks: &[Check]) -> Value {
+pub(super) fn health_json(
+    device: &str,
+    version: &str,
+    verdict: Verdict,
+    checks: &[Check],
+) -> Value {
     let components: Map<String, Value> = checks
         .iter()
-        .map(|check| (check.name.clone(), json!([{"status": check.verdict.as_str(), "output": check.detail}])))
+        .map(|check| {
+            (
+                check.name.clone(),
+                json!([{"status": check.verdict.as_str(), "output": check.detail}]),
+            )
+        })
         .collect();
     json!({
         "status": verdict.as_str(),
@@ -215,10 +268,16 @@ fn link_json(now: Mono, link: &LinkHealth) -> Value {
 }
 
 fn counters_json(counters: &Counters) -> Value {
-    let votes: Map<String, Value> =
-        QUALITIES.iter().zip(counters.votes).map(|(quality, count)| (quality.as_str().into(), count.into())).collect();
-    let gone: Map<String, Value> =
-        GONE.iter().zip(counters.records_gone).map(|(cause, count)| ((*cause).into(), count.into())).collect();
+    let votes: Map<String, Value> = QUALITIES
+        .iter()
+        .zip(counters.votes)
+        .map(|(quality, count)| (quality.as_str().into(), count.into()))
+        .collect();
+    let gone: Map<String, Value> = GONE
+        .iter()
+        .zip(counters.records_gone)
+        .map(|(cause, count)| ((*cause).into(), count.into()))
+        .collect();
     json!({
         "samples": counters.samples,
         "sample_faults": counters.sample_faults,

@@ -9,7 +9,10 @@ use std::{
 
 use quorate_core::{
     event::StoreReport,
-    health::{ChannelHealth, Condition, Counters, LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth},
+    health::{
+        ChannelHealth, Condition, Counters, LinkHealth, ModelHealth, QuantityHealth, SensorHealth,
+        StoreHealth,
+    },
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
 };
@@ -113,7 +116,9 @@ fn serve(timeout: Duration) -> (Publisher, SocketAddr, JoinHandle<()>) {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     stream
 }
 
@@ -127,20 +132,31 @@ fn raw(address: SocketAddr, request: &[u8]) -> String {
 }
 
 fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
-    let answer = raw(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes());
+    let answer = raw(
+        address,
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes(),
+    );
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), head.to_ascii_lowercase(), body.into())
+    (
+        head[9..12].parse().unwrap(),
+        head.to_ascii_lowercase(),
+        body.into(),
+    )
 }
 
 #[test]
 fn probes_tell_starting_degraded_failing_and_stalled_apart() {
     let (publisher, address, thread) = serve(HEADERS_TIMEOUT);
-    let codes = || ["/livez", "/readyz", "/healthz", "/api/v1/status"].map(|path| get(address, path).0);
+    let codes =
+        || ["/livez", "/readyz", "/healthz", "/api/v1/status"].map(|path| get(address, path).0);
     assert_eq!(codes(), [200, 503, 503, 503], "starting");
     show(&publisher, sample());
     assert_eq!(codes(), [200, 200, 200, 200], "degraded and offline");
     let ready = get(address, "/readyz").2;
-    assert!(ready.contains("[+]store ok\n") && ready.contains("[+]link down: refused\n"), "{ready}");
+    assert!(
+        ready.contains("[+]store ok\n") && ready.contains("[+]link down: refused\n"),
+        "{ready}"
+    );
     let healthz: serde_json::Value = serde_json::from_str(&get(address, "/healthz").2).unwrap();
     assert_eq!(healthz["status"], "warn");
     assert_eq!(healthz["checks"]["sensor:t-3"][0]["output"], "timeout");
@@ -149,7 +165,11 @@ fn probes_tell_starting_degraded_failing_and_stalled_apart() {
     failing.store.detail = Some("no\nspace".into());
     show(&publisher, failing);
     assert_eq!(codes(), [200, 503, 503, 200], "store fails");
-    assert!(get(address, "/readyz").2.contains("[-]store full: no space\n"));
+    assert!(
+        get(address, "/readyz")
+            .2
+            .contains("[-]store full: no space\n")
+    );
     let mut stalled = sample();
     stalled.stalled = vec!["store"];
     show(&publisher, stalled);
@@ -173,7 +193,10 @@ fn a_picture_that_is_not_renewed_is_not_alive() {
         shown: Instant::now().checked_sub(routes::STALE).unwrap(),
     };
     publisher.sender.send_replace(Some(Arc::new(stale)));
-    assert_eq!(["/livez", "/readyz", "/healthz"].map(|path| get(address, path).0), [503; 3]);
+    assert_eq!(
+        ["/livez", "/readyz", "/healthz"].map(|path| get(address, path).0),
+        [503; 3]
+    );
     assert!(get(address, "/metrics").2.contains("\nquorate_up 0\n"));
 }
 
@@ -183,23 +206,51 @@ fn bad_requests_are_refused_and_the_server_goes_on() {
     show(&publisher, sample());
     let begins = |request: &str, status: &str| {
         let answer = raw(address, request.as_bytes());
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request:?} gave {answer:?}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{request:?} gave {answer:?}"
+        );
         answer
     };
-    let post = begins("POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", "405");
+    let post = begins(
+        "POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc",
+        "405",
+    );
     assert!(post.to_ascii_lowercase().contains("allow: get, head"));
     begins("GET /nothing HTTP/1.1\r\nHost: localhost:1\r\n\r\n", "404");
     begins("GET /livez HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "200");
-    for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "192.168.0.1", "[", ""] {
-        begins(&format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n"), "421");
+    for host in [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:80",
+        "192.168.0.1",
+        "[",
+        "",
+    ] {
+        begins(
+            &format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            "421",
+        );
     }
-    begins("GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", "421");
+    begins(
+        "GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "421",
+    );
     begins("\u{1}\u{2}garbage\r\n\r\n", "400");
-    begins(&format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(HEADERS_BYTES_MAX)), "431");
+    begins(
+        &format!(
+            "GET / HTTP/1.1\r\nX: {}\r\n\r\n",
+            "a".repeat(HEADERS_BYTES_MAX)
+        ),
+        "431",
+    );
     let many: String = (0..200).map(|index| format!("X{index}: a\r\n")).collect();
     begins(&format!("GET / HTTP/1.1\r\n{many}\r\n"), "431");
     let head = raw(address, b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head:?}");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"),
+        "{head:?}"
+    );
     assert_eq!(get(address, "/livez").0, 200);
 }
 
@@ -219,8 +270,14 @@ fn a_slow_client_is_cut_off_and_a_hundred_clients_are_served() {
     for mut stream in slow {
         let mut answer = Vec::new();
         // A timeout of the read here would mean that the server kept the connection.
-        let kind = stream.read_to_end(&mut answer).err().map(|error| error.kind());
-        assert!(matches!(kind, None | Some(io::ErrorKind::ConnectionReset)), "{kind:?}");
+        let kind = stream
+            .read_to_end(&mut answer)
+            .err()
+            .map(|error| error.kind());
+        assert!(
+            matches!(kind, None | Some(io::ErrorKind::ConnectionReset)),
+            "{kind:?}"
+        );
     }
 }
 
@@ -238,17 +295,31 @@ fn every_metric_has_help_type_and_a_plain_name() {
         if line.starts_with("# HELP") {
             assert!(helps.insert(words[2]) && !words[3].is_empty(), "{line}");
         } else if line.starts_with("# TYPE") {
-            assert!(types.insert(words[2]) && matches!(words[3], "gauge" | "counter"), "{line}");
-            assert_eq!(words[3] == "counter", words[2].ends_with("_total"), "{line}");
+            assert!(
+                types.insert(words[2]) && matches!(words[3], "gauge" | "counter"),
+                "{line}"
+            );
+            assert_eq!(
+                words[3] == "counter",
+                words[2].ends_with("_total"),
+                "{line}"
+            );
         } else {
             let (key, value) = line.rsplit_once(' ').unwrap();
             let name = key.split('{').next().unwrap();
-            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+            assert!(
+                name.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                "{line}"
+            );
             assert!(helps.contains(name) && types.contains(name), "{line}");
             assert!(value.parse::<f64>().is_ok() && series.insert(key), "{line}");
         }
     }
-    assert!(body.contains(r#"quorate_quantity_value{quantity="a\"b\\c\nd",unit="°C"} 20.25"#), "{body}");
+    assert!(
+        body.contains(r#"quorate_quantity_value{quantity="a\"b\\c\nd",unit="°C"} 20.25"#),
+        "{body}"
+    );
     assert!(body.contains("\nquorate_votes_total{quality=\"bad\"} 4\n"));
     assert!(body.contains("state=\"quarantined\",reason=\"drift\"} 1\n"));
 }
@@ -259,7 +330,10 @@ fn the_page_holds_everything_and_its_policy_fits() {
     let ((_, head, body), (_, again, _)) = (get(address, "/"), get(address, "/"));
     let nonce = |head: &str| head.split("script-src 'nonce-").nth(1).unwrap()[..32].to_string();
     assert_ne!(nonce(&head), nonce(&again));
-    assert_eq!(body.matches(&format!("nonce=\"{}\"", nonce(&head))).count(), 2);
+    assert_eq!(
+        body.matches(&format!("nonce=\"{}\"", nonce(&head))).count(),
+        2
+    );
     assert!(head.contains("frame-ancestors 'none'") && head.contains("nosniff"));
     assert!(!body.contains("http://") && !body.contains("https://") && !body.contains("{{"));
 }
@@ -268,14 +342,25 @@ fn the_page_holds_everything_and_its_policy_fits() {
 fn a_port_in_use_names_the_address_and_what_to_do() {
     let (_publisher, address, _thread) = serve(HEADERS_TIMEOUT);
     let (_other, watcher) = publisher(BootId::default());
-    let error = spawn(Options::new(address, "b".into(), "1"), watcher).unwrap_err().to_string();
-    assert!(error.contains(&address.to_string()) && error.contains("[http]"), "{error}");
+    let error = spawn(Options::new(address, "b".into(), "1"), watcher)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&address.to_string()) && error.contains("[http]"),
+        "{error}"
+    );
 }
 
 #[test]
 fn status_gives_an_account_or_the_json_as_it_came() {
     let (publisher, address, thread) = serve(HEADERS_TIMEOUT);
-    assert!(matches!(run(address, false, &mut Vec::new()), Err(StatusError::Foreign { .. })), "starting");
+    assert!(
+        matches!(
+            run(address, false, &mut Vec::new()),
+            Err(StatusError::Foreign { .. })
+        ),
+        "starting"
+    );
     show(&publisher, sample());
     let mut account = Vec::new();
     run(address, false, &mut account).unwrap();
@@ -297,5 +382,8 @@ records   76 made, 1 lost
     drop(publisher);
     thread.join().unwrap();
     let error = run(address, false, &mut Vec::new()).unwrap_err();
-    assert!(matches!(error, StatusError::Absent { .. }) && error.to_string().contains("quorate run"), "{error}");
+    assert!(
+        matches!(error, StatusError::Absent { .. }) && error.to_string().contains("quorate run"),
+        "{error}"
+    );
 }
