@@ -92,7 +92,8 @@ impl Bundle {
     ///
     /// # Errors
     /// [`BundleError`]: a file is missing, too large, truncated, has the wrong digest or is wrong.
-    pub fn open(dir: &Path) -> Result<Bundle, BundleError> {
+    pub fn open(dir: impl AsRef<Path>) -> Result<Bundle, BundleError> {
+        let dir = dir.as_ref();
         if !dir.is_dir() {
             return Err(BundleError::Missing {
                 path: dir.to_owned(),
@@ -221,3 +222,6 @@ fn read(dir: &Path, file: &'static str, bytes_max: u64) -> Result<Vec<u8>, Bundl
 fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -244,3 +244,6 @@ fn syntax_error(error: &serde_json::Error) -> GoldenError {
         message: error.to_string().chars().take(200).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@
 //! use quorate_models::{Bundle, Runner};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let bundle = Bundle::open("models/store/bearing-anomaly-v1".as_ref())?;
+//! let bundle = Bundle::open("models/store/bearing-anomaly-v1")?;
 //! let mut runner = Runner::load(&bundle)?;
 //! let window = vec![0.0; bundle.manifest().window_elements()];
 //! let score = runner.run(&window)?[0];
@@ -28,6 +28,8 @@ mod golden;
 mod manifest;
 mod operators;
 mod runner;
+#[cfg(test)]
+mod testing;
 
 pub use bundle::{Bundle, BundleError, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE};
 pub use digest::Digest;

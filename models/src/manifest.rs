@@ -329,3 +329,6 @@ fn shorten_to(text: &str, characters_max: usize) -> String {
     }
     short
 }
+
+#[cfg(test)]
+mod tests;

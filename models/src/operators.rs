@@ -102,3 +102,66 @@ fn shorten(name: &str) -> String {
         .take(NAME_CHARACTERS_MAX)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn known(operator: &str) -> Node<'_> {
+        Node {
+            operator,
+            is_known: true,
+            ..Node::default()
+        }
+    }
+
+    #[test]
+    fn operators_of_the_shipped_model_pass() {
+        for operator in [
+            "Gemm",
+            "MatMul",
+            "Add",
+            "Sub",
+            "Mul",
+            "Tanh",
+            "Reshape",
+            "ReduceMean",
+        ] {
+            assert_eq!(refusal(known(operator)), None, "{operator}");
+        }
+    }
+
+    #[test]
+    fn forward_recurrence_passes() {
+        for operator in ["LSTM", "GRU", "RNN"] {
+            assert_eq!(refusal(known(operator)), None);
+            let forward = Node {
+                direction: Some(b"forward"),
+                ..known(operator)
+            };
+            assert_eq!(refusal(forward), None);
+            let reverse = Node {
+                direction: Some(b"reverse"),
+                ..known(operator)
+            };
+            assert_eq!(refusal(reverse).unwrap().operator, operator);
+        }
+    }
+
+    #[test]
+    fn names_are_shortened_and_printable() {
+        let name = format!("\u{1b}[2J{}", "x".repeat(1_000));
+        let node = Node {
+            name: &name,
+            operator: &name,
+            ..Node::default()
+        };
+        let message = refusal(node).unwrap().to_string();
+        assert!(
+            message.len() < 300 && !message.contains('\u{1b}'),
+            "{message}"
+        );
+    }
+}

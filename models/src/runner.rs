@@ -474,3 +474,6 @@ fn brief(text: &str) -> String {
         .take(MESSAGE_CHARACTERS_MAX)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
