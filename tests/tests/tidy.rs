@@ -21,8 +21,8 @@ const OWNERS: [(&str, &[&str]); 9] = [
     ("sd_notify", &["agent/src/supervisor.rs"]),
 ];
 
-/// Readings of a clock. Deciding is the core's and its time comes from clock.rs; a socket's own time limit may be an
-/// `Instant` in the file that owns the socket.
+/// Readings of a clock. Deciding is the core's and its time comes from clock.rs; the time limit of a socket or
+/// of a group commit may be an `Instant` in the file that owns the socket or the store.
 const CLOCKS: [(&str, &[&str]); 2] = [
     ("SystemTime::now", &["agent/src/clock.rs"]),
     (
@@ -32,6 +32,7 @@ const CLOCKS: [(&str, &[&str]); 2] = [
             "agent/src/mqtt/",
             "agent/src/http*",
             "agent/src/status.rs",
+            "agent/src/store*",
         ],
     ),
 ];
