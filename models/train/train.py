@@ -7,9 +7,10 @@ only. The score is computed inside the ONNX graph: the reconstruction error, ave
 of the window for each quantity (which takes the noise out), whitened by the covariance that this
 has on healthy machines, its mean square. About 1 on a healthy window. What was tried: by single
 ticks 10.4 % of faulty windows are missed, by quarters 7.2 %, by the whole window 7.1 %, by halves
-6.9 %, all at the same false alarms; a bottleneck of 3 to 10 and hidden layers of 64 change little.
+6.9 % (on machines used for this choice only); a bottleneck of 3 to 10 and hidden layers of 64 change little.
 The threshold is the quantile of the score over healthy machines that were not trained on. Figures
-are taken on a third set of machines, with windows that end at the judged second (causal).
+are taken on machines that neither training nor any of these choices saw, with windows that end at
+the judged second (causal).
 
 The same machine and package versions give the same bytes: one thread, one seed, fixed kernels.
 """
@@ -350,12 +351,13 @@ def main() -> None:
     output = parser.parse_args().output
     started = time.monotonic()
     # A stream of its own for each step, so that a change of one leaves the others alone.
-    streams = [np.random.default_rng(seed) for seed in np.random.SeedSequence(SEED).spawn(4)]
+    streams = [np.random.default_rng(seed) for seed in np.random.SeedSequence(SEED).spawn(5)]
     detector = fit(streams[0])
     scores = detector.scores(windows_of(healthy_fleet(streams[1], OTHER_MACHINES), 1))
     threshold = float(f"{np.quantile(scores, 1.0 - FALSE_ALARM_RATE):.4g}")
     print(f"healthy score: median {np.median(scores):.3f}, threshold {threshold}")
-    figures = evaluate(streams[2], detector, threshold)
+    # Stream 2 chose between the designs named above, so the figures are taken on another.
+    figures = evaluate(streams[4], detector, threshold)
     proto = export(detector.model, detector.white)
     onnx_bytes = proto.SerializeToString(deterministic=True)
     vectors = golden(streams[3], detector, proto)
