@@ -1,1 +1,27 @@
-//! agent
+//! The shell of Quorate: it performs what the pure core decides. One owner file for each outside thing.
+//!
+//! - [`shell`]: the loop; [`commands`]: what each command wires together
+//! - [`clock`]: time, boot and seed; [`store`]: sled; [`mqtt`]: the broker; [`http`]: the endpoint
+//! - [`sensing`], [`sources`]: bus threads and the probes on them; [`inference`]: the model thread
+//! - [`settings`]: TOML to the core's configuration; [`replay`]: a recorded trace in virtual time
+
+pub mod assembly;
+pub mod clock;
+pub mod commands;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod http;
+pub mod inference;
+pub mod inflight;
+pub mod mqtt;
+pub mod outbox_command;
+pub mod outcome;
+pub mod replay;
+pub mod sensing;
+pub mod settings;
+pub mod shell;
+pub mod sources;
+pub mod status;
+pub mod store;
+pub mod supervisor;
+pub mod threads;

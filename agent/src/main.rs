@@ -1,2 +1,161 @@
-//! main
-fn main() {}
+//! The `quorate` command: arguments in, exit status out.
+//!
+//! Owns: the command line and the exit status. Must not: do the work of a command; each has its own module.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use quorate::{commands, outcome::Outcome};
+
+/// On-device inference agent: votes across redundant sensors, runs ONNX models, never loses a result.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent.
+    Run {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show the whole path on this machine, with nothing to install.
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Stay up after the summary until interrupted.
+        #[arg(long)]
+        keep: bool,
+        /// How many times faster than real time the recorded machine runs.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=50))]
+        speed: u32,
+        /// Address of the page.
+        #[arg(long, default_value = "127.0.0.1:8870")]
+        listen: SocketAddr,
+    },
+    /// Validate configuration, models, sources and store; print what would run.
+    Check {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run the same core over a recorded trace, in virtual time.
+    Replay {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The trace, in CSV.
+        #[arg(long, value_name = "TRACE.csv")]
+        input: PathBuf,
+        /// Where the votes and inferences go; standard output when not given.
+        #[arg(long, value_name = "OUT.jsonl")]
+        output: Option<PathBuf>,
+    },
+    /// What the running agent says of itself.
+    Status {
+        /// The answer as JSON, for programs.
+        #[arg(long)]
+        json: bool,
+        /// Address of the agent's endpoint.
+        #[arg(long, default_value = "127.0.0.1:8870", env = "QUORATE__HTTP__LISTEN")]
+        address: SocketAddr,
+    },
+    /// Look into and feed a store while the agent is stopped.
+    Outbox {
+        #[command(subcommand)]
+        command: OutboxCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum OutboxCommand {
+    /// How full the store is, as JSON.
+    Stat {
+        /// The store.
+        #[arg(long, value_name = "DIR")]
+        path: PathBuf,
+    },
+    /// What a restarted agent would still hold, one record a line.
+    List {
+        /// The store.
+        #[arg(long, value_name = "DIR")]
+        path: PathBuf,
+    },
+    /// Make each line of standard input a record and print its sequence number once it is durable.
+    Append {
+        /// The store.
+        #[arg(long, value_name = "DIR")]
+        path: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; everything else is usage, status 2.
+            let code = error.exit_code();
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(code).unwrap_or(2));
+        }
+    };
+    match dispatch(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(outcome) => {
+            let _ = writeln!(io::stderr(), "quorate: {outcome}");
+            ExitCode::from(outcome.status())
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Outcome> {
+    let out = &mut io::stdout().lock();
+    match command {
+        Command::Run { config } => {
+            log_to_stderr();
+            commands::run(&config)
+        }
+        #[cfg(feature = "demo")]
+        Command::Demo {
+            keep,
+            speed,
+            listen,
+        } => quorate::demo::run(
+            &quorate::demo::Options {
+                keep,
+                speed,
+                listen,
+            },
+            out,
+        ),
+        Command::Check { config } => commands::check(&config, out),
+        Command::Replay {
+            config,
+            input,
+            output,
+        } => commands::replay(&config, &input, output.as_deref(), out),
+        Command::Status { json, address } => commands::status(address, json, out),
+        Command::Outbox { command } => match command {
+            OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),
+            OutboxCommand::List { path } => commands::outbox_list(&path, out),
+            OutboxCommand::Append { path } => commands::outbox_append(&path, out),
+        },
+    }
+}
+
+/// Log lines go to standard error; the service manager or a person reads them there.
+fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(tracing::Level::INFO)
+        .init();
+}

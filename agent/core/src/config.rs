@@ -111,7 +111,7 @@ pub struct ModelConfig {
     pub inputs: Vec<ModelInput>,
     /// Names of the outputs, in the order of the runner; the first is the score.
     pub outputs: Vec<String>,
-    /// Score at and above which the inference raises an alarm, where the manifest gives one.
+    /// Score above which the inference raises an alarm, where the manifest gives one.
     pub threshold: Option<f64>,
 }
 

@@ -128,7 +128,7 @@ pub struct ModelHealth {
     pub since: Mono,
     /// The newest score.
     pub score: Option<f64>,
-    /// The score raises an alarm at and above this.
+    /// The score raises an alarm above this.
     pub threshold: Option<f64>,
     /// The newest score raised the alarm.
     pub alarm: bool,

@@ -181,7 +181,7 @@ impl Model {
                 self.alarm = self
                     .config
                     .threshold
-                    .is_some_and(|threshold| score >= threshold);
+                    .is_some_and(|threshold| score > threshold);
                 Some(Ok(Inference {
                     model: self.id,
                     tick,

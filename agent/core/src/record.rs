@@ -68,7 +68,7 @@ pub struct Inference {
     pub tick: Mono,
     /// One value per configured output.
     pub outputs: Vec<f32>,
-    /// The score reached the threshold.
+    /// The score is above the threshold.
     pub alarm: bool,
     /// The worst quality of any vote in the window.
     pub inputs_quality: Quality,

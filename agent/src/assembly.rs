@@ -1,0 +1,110 @@
+//! Assembly: from a configuration to a running shell, the same for a device and for the demo.
+//!
+//! Owns: the order in which the parts are opened and started. Must not: know where the configuration came from.
+
+use std::net::SocketAddr;
+
+use crossbeam_channel::Sender;
+use quorate_core::{
+    agent::Agent,
+    config::{Config, Recovered},
+    event::Event,
+};
+use quorate_models::Runner;
+
+use crate::{
+    clock::{self, Clock},
+    http, inference, mqtt,
+    outcome::Outcome,
+    shell::{Hand, Poll, Shell},
+    store,
+    supervisor::Supervisor,
+};
+
+/// Events that may wait for the loop.
+const EVENTS_MAX: usize = 8_192;
+
+/// Everything that is known before the first part starts.
+#[derive(Debug)]
+pub struct Parts {
+    /// The core's configuration, validated.
+    pub config: Config,
+    /// One runner per configured model.
+    pub runners: Vec<Runner>,
+    /// The store.
+    pub store: store::Options,
+    /// The broker, where one is configured; its epoch is filled in here.
+    pub mqtt: Option<mqtt::Options>,
+    /// Where the endpoint listens.
+    pub listen: SocketAddr,
+    /// Time.
+    pub clock: Clock,
+}
+
+/// Opens the store, binds the endpoint, starts every thread. `sensing` starts the sources.
+///
+/// # Errors
+/// Status 2 for what the configuration must change (a port in use, a store of another process); status 1 otherwise.
+pub fn assemble(
+    parts: Parts,
+    sensing: impl FnOnce(&Sender<Event>) -> Result<Box<dyn Poll>, Outcome>,
+) -> Result<(Shell, Sender<Event>, SocketAddr), Outcome> {
+    let (events, received) = crossbeam_channel::bounded(EVENTS_MAX);
+    let device = parts.config.device.clone();
+    let boot = clock::boot_id();
+    let (picture, pictures) = http::publisher(boot);
+    let options = http::Options::new(parts.listen, device, env!("CARGO_PKG_VERSION"));
+    let (listening, _http) = http::spawn(options, pictures).map_err(|error| match error {
+        http::HttpError::Bind { .. } => Outcome::refused(error),
+        error => Outcome::failed(error),
+    })?;
+    let opened = store::open(&parts.store).map_err(Outcome::failed)?;
+    for finding in &opened.findings {
+        tracing::warn!("{finding}");
+    }
+    let found: Vec<Event> = opened
+        .findings
+        .iter()
+        .filter_map(store::Finding::event)
+        .collect();
+    let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());
+    let store = Hand { commands, thread };
+    let link = match parts.mqtt {
+        None => None,
+        Some(options) => {
+            let options = mqtt::Options {
+                epoch: opened.epoch,
+                boot,
+                ..options
+            };
+            let (commands, thread) =
+                mqtt::spawn(options, events.clone()).map_err(Outcome::failed)?;
+            Some(Hand { commands, thread })
+        }
+    };
+    let inference = inference::spawn(parts.runners, &events).map_err(Outcome::failed)?;
+    let sensing = sensing(&events)?;
+    let recovered = Recovered {
+        epoch: opened.epoch,
+        seq_next: opened.seq_next,
+        boot,
+        seed: clock::seed(),
+    };
+    for event in found {
+        // The queue is empty and far longer than what one opening can find.
+        let _ = events.try_send(event);
+    }
+    let shell = Shell {
+        agent: Agent::recover(parts.config, recovered, parts.clock.now()),
+        clock: parts.clock,
+        events: received,
+        sensing,
+        inference,
+        store,
+        link,
+        picture,
+        supervisor: Supervisor::new(),
+        epoch: opened.epoch,
+    };
+    Ok((shell, events, listening))
+}

@@ -1,0 +1,344 @@
+//! The commands: what each of them wires together, and with which outcome it ends.
+//!
+//! Owns: the order of the steps of a command. Must not: parse arguments, or do the work of a part.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    net::SocketAddr,
+    path::Path,
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use quorate_core::{
+    config::{Config, RECORD_BYTES_MAX},
+    event::Event,
+    units::{BootId, Epoch},
+};
+use quorate_firmware_bridge::trace::Trace;
+use quorate_models::Runner;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{
+    assembly::{self, Parts},
+    clock::Clock,
+    inference, mqtt, outbox_command,
+    outcome::Outcome,
+    replay,
+    sensing::Sensing,
+    settings::Settings,
+    shell::Poll,
+    sources, status as status_client, store,
+};
+
+/// Votes are written in blocks of this size.
+const OUTPUT_BYTES: usize = 256 * 1024;
+/// Largest packet that is ever sent: the largest record and its envelope, twice over.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the limit is far below 4 GiB"
+)]
+const PACKET_BYTES_MAX: u32 = 2 * RECORD_BYTES_MAX as u32;
+
+/// `quorate run`: the agent, until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Status 2 for the configuration and the models, 1 for what does not start.
+pub fn run(path: &Path) -> Result<(), Outcome> {
+    let settings = Settings::load(path).map_err(Outcome::refused)?;
+    let (config, runners) = load_models(&settings)?;
+    let clock = Clock::real();
+    let parts = Parts {
+        config,
+        runners,
+        store: store_options(&settings)?,
+        mqtt: mqtt_options(&settings),
+        listen: settings.http.listen,
+        clock,
+    };
+    let sources = sources::sources(&settings);
+    let sensing = |events: &Sender<Event>| -> Result<Box<dyn Poll>, Outcome> {
+        Ok(Box::new(
+            Sensing::spawn(sources, clock, events).map_err(Outcome::failed)?,
+        ))
+    };
+    let (shell, events, listening) = assembly::assemble(parts, sensing)?;
+    tracing::info!(device = %settings.device, %listening, "running");
+    stop_on_signal(events)?;
+    shell.run();
+    Ok(())
+}
+
+/// `quorate check`: everything that `run` would need, without running it.
+///
+/// # Errors
+/// Status 2 with the first reason.
+pub fn check(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
+    let settings = Settings::load(path).map_err(Outcome::refused)?;
+    let (config, _) = load_models(&settings)?;
+    let missing = sources::missing(&settings);
+    describe(&settings, &config, &missing, output).map_err(Outcome::failed)?;
+    if let Some(outbox) = &settings.outbox {
+        check_outbox(&outbox.path)?;
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Outcome::Refused(format!(
+        "{} of {} sensors cannot be read",
+        missing.len(),
+        settings.sensors.len()
+    )))
+}
+
+/// The outbox is looked at from outside: a running agent holds it.
+fn check_outbox(path: &Path) -> Result<(), Outcome> {
+    let refuse = |what: &str| Outcome::Refused(format!("outbox.path: {}: {what}", path.display()));
+    if path.exists() && !path.is_dir() {
+        return Err(refuse("is a file; expected a directory, or nothing yet"));
+    }
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    let writable = existing
+        .is_some_and(|ancestor| rustix::fs::access(ancestor, rustix::fs::Access::WRITE_OK).is_ok());
+    if writable {
+        Ok(())
+    } else {
+        Err(refuse("cannot be written by this user"))
+    }
+}
+
+fn describe(
+    settings: &Settings,
+    config: &Config,
+    missing: &[(String, String)],
+    output: &mut impl Write,
+) -> io::Result<()> {
+    writeln!(output, "device {}", settings.device)?;
+    for quantity in &config.quantities {
+        let sensors: Vec<_> = quantity
+            .sensors
+            .iter()
+            .map(|id| config.sensors[id.index()].id.as_str())
+            .collect();
+        writeln!(
+            output,
+            "quantity {} [{}]: every {} ms from {}; quorum {} of {}",
+            quantity.id,
+            quantity.unit,
+            quantity.period_ms,
+            sensors.join(", "),
+            quantity.sources_min,
+            sensors.len()
+        )?;
+    }
+    for model in &config.models {
+        writeln!(
+            output,
+            "model {} version {} ({}): golden vectors pass",
+            model.id, model.version, model.digest
+        )?;
+    }
+    match &settings.outbox {
+        Some(outbox) => writeln!(
+            output,
+            "outbox {} of at most {} bytes",
+            outbox.path.display(),
+            outbox.size_bytes_max
+        )?,
+        None => writeln!(output, "outbox: none; `run` needs one")?,
+    }
+    match &settings.mqtt {
+        Some(mqtt) => writeln!(output, "broker {} topic {}", mqtt.url, mqtt.topic)?,
+        None => writeln!(output, "broker: none; records are kept in the outbox")?,
+    }
+    writeln!(output, "endpoint http://{}/", settings.http.listen)?;
+    for (sensor, reason) in missing {
+        writeln!(output, "sensor {sensor} cannot be read: {reason}")?;
+    }
+    Ok(())
+}
+
+/// `quorate replay`: a recorded trace in virtual time.
+///
+/// # Errors
+/// Status 2 for the configuration, the models and the trace, 1 when the output cannot be written.
+pub fn replay(
+    path: &Path,
+    input: &Path,
+    output: Option<&Path>,
+    standard: &mut impl Write,
+) -> Result<(), Outcome> {
+    let settings = Settings::load(path).map_err(Outcome::refused)?;
+    let (config, runners) = load_models(&settings)?;
+    let mut trace = Trace::open(input).map_err(Outcome::refused)?;
+    let name = input.display().to_string();
+    let result = match output {
+        None => replay::run(
+            &config,
+            runners,
+            &name,
+            &mut trace,
+            &mut BufWriter::with_capacity(OUTPUT_BYTES, standard),
+        ),
+        Some(output) => {
+            let file = File::create(output)
+                .map_err(|error| Outcome::failed(format!("{}: {error}", output.display())))?;
+            replay::run(
+                &config,
+                runners,
+                &name,
+                &mut trace,
+                &mut BufWriter::with_capacity(OUTPUT_BYTES, file),
+            )
+        }
+    };
+    match result {
+        Ok(summary) => {
+            tracing::debug!(?summary, "replayed");
+            Ok(())
+        }
+        Err(replay::ReplayError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(())
+        }
+        Err(error @ replay::ReplayError::Output(_)) => Err(Outcome::failed(error)),
+        Err(error) => Err(Outcome::refused(error)),
+    }
+}
+
+/// `quorate status`: what the running agent says of itself.
+///
+/// # Errors
+/// Status 1 when there is no agent, or it does not answer.
+pub fn status(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
+    status_client::run(address, json, output).map_err(Outcome::failed)
+}
+
+/// `quorate outbox stat`.
+///
+/// # Errors
+/// Status 1 when there is no store that can be read.
+pub fn outbox_stat(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
+    outbox_command::stat(path, output).map_err(Outcome::failed)
+}
+
+/// `quorate outbox list`.
+///
+/// # Errors
+/// Status 1 when there is no store that can be read.
+pub fn outbox_list(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
+    outbox_command::list(path, output).map_err(Outcome::failed)
+}
+
+/// `quorate outbox append`, from standard input.
+///
+/// # Errors
+/// Status 1 when a record cannot be made durable.
+pub fn outbox_append(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
+    let clock = Clock::real();
+    outbox_command::append(
+        path,
+        crate::clock::boot_id(),
+        || clock.wall(),
+        &mut io::stdin().lock(),
+        output,
+    )
+    .map_err(Outcome::failed)
+}
+
+/// Loads every configured model and completes the core's configuration with what the manifests say.
+fn load_models(settings: &Settings) -> Result<(Config, Vec<Runner>), Outcome> {
+    let mut facts = Vec::new();
+    let mut runners = Vec::new();
+    for model in &settings.models {
+        let loaded = inference::load(&model.bundle)
+            .map_err(|error| Outcome::Refused(format!("model `{}`: {error}", model.id)))?;
+        facts.push(loaded.facts);
+        runners.push(loaded.runner);
+    }
+    let config = settings.core_config(&facts).map_err(Outcome::refused)?;
+    Ok((config, runners))
+}
+
+/// The store as it is configured.
+///
+/// # Errors
+/// Status 2 when none is.
+pub fn store_options(settings: &Settings) -> Result<store::Options, Outcome> {
+    let outbox = settings.outbox.as_ref().ok_or_else(|| {
+        Outcome::Refused(
+            "the configuration has no [outbox]: expected outbox.path, where results are kept"
+                .into(),
+        )
+    })?;
+    Ok(store::Options {
+        path: outbox.path.clone(),
+        size_bytes_max: outbox.size_bytes_max,
+        commit_interval_ms: outbox.commit_interval_ms,
+        commit_records_max: outbox.commit_records_max,
+    })
+}
+
+/// The broker as it is configured, where one is.
+#[must_use]
+pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
+    let mqtt = settings.mqtt.as_ref()?;
+    Some(mqtt::Options {
+        device: settings.device.clone(),
+        url: mqtt.url.clone(),
+        topic: mqtt.topic.clone(),
+        client_id: mqtt.client_id.clone(),
+        username: mqtt.username.clone(),
+        password_file: mqtt.password_file.clone(),
+        ca_file: mqtt.ca_file.clone(),
+        client_cert_file: mqtt.cert_file.clone(),
+        client_key_file: mqtt.key_file.clone(),
+        keep_alive_s: mqtt.keep_alive_s,
+        compression: if mqtt.compress {
+            mqtt::Compression::Zstd
+        } else {
+            mqtt::Compression::None
+        },
+        // The store and the clock know these two; the assembly fills them in.
+        epoch: Epoch(0),
+        boot: BootId::default(),
+        connect_timeout_ms: mqtt.link.connect_timeout_ms,
+        packet_bytes_max: PACKET_BYTES_MAX,
+        inflight_max: u16::try_from(mqtt.outbox.inflight_batches_max).unwrap_or(u16::MAX),
+        version: env!("CARGO_PKG_VERSION").into(),
+    })
+}
+
+/// Tells when SIGTERM or SIGINT came.
+#[must_use]
+pub fn ended() -> Receiver<()> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    if let Ok(mut signals) = Signals::new([SIGTERM, SIGINT]) {
+        let waiter = std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                if signals.forever().next().is_some() {
+                    let _ = sender.send(());
+                }
+            });
+        if let Err(error) = waiter {
+            tracing::error!(%error, "signals are not heard");
+        }
+    }
+    receiver
+}
+
+fn stop_on_signal(events: Sender<Event>) -> Result<(), Outcome> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Outcome::failed)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if signals.forever().next().is_some() {
+                let _ = events.send(Event::Stop);
+            }
+        })
+        .map_err(Outcome::failed)?;
+    Ok(())
+}

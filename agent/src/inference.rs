@@ -1,0 +1,148 @@
+//! Inference: one thread that owns the loaded models and answers one window after the other.
+//!
+//! Owns: the runners. Must not: decide when a model runs, or what a score means.
+
+use std::path::Path;
+
+use crossbeam_channel::{Receiver, Sender};
+use quorate_core::{
+    event::{Event, InferenceFault, Worker},
+    units::{ModelId, Mono},
+};
+use quorate_models::{Bundle, Runner, RunnerError};
+
+use crate::{
+    settings::{InputFacts, ModelFacts},
+    threads,
+};
+
+/// Windows that may wait; the core asks each model for one at a time.
+const WINDOWS_MAX: usize = 64;
+/// Most characters of a runner's message that are kept.
+const DETAIL_CHARACTERS_MAX: usize = 200;
+
+/// A window for a model.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The model.
+    pub model: ModelId,
+    /// The tick that the window ends with.
+    pub tick: Mono,
+    /// The tensor, row by row.
+    pub window: Vec<f32>,
+}
+
+/// A bundle that was read and checked, and its runner.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the configuration needs to know of it.
+    pub facts: ModelFacts,
+    /// The model, ready to run.
+    pub runner: Runner,
+}
+
+/// Reads a bundle, checks its digest and its golden vectors, and loads it.
+///
+/// # Errors
+/// What is wrong with the bundle, in words.
+pub fn load(directory: &Path) -> Result<Loaded, String> {
+    let bundle =
+        Bundle::open(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    load_bundle(&bundle).map_err(|error| format!("{}: {error}", directory.display()))
+}
+
+/// Loads a bundle that is already in memory.
+///
+/// # Errors
+/// What the runner says, in words.
+pub fn load_bundle(bundle: &Bundle) -> Result<Loaded, RunnerError> {
+    Ok(Loaded {
+        facts: facts(bundle),
+        runner: Runner::load(bundle)?,
+    })
+}
+
+fn facts(bundle: &Bundle) -> ModelFacts {
+    let manifest = bundle.manifest();
+    let standardised = manifest.preprocessing == quorate_models::Preprocessing::Standardise;
+    let input = |input: &quorate_models::Input| InputFacts {
+        quantity: input.quantity.clone(),
+        unit: input.unit.clone(),
+        mean: if standardised { input.mean } else { 0.0 },
+        scale: if standardised { input.scale } else { 1.0 },
+        range: Some((input.range[0], input.range[1])),
+    };
+    ModelFacts {
+        id: manifest.id.clone(),
+        version: manifest.version.clone(),
+        digest: bundle.digest().to_string(),
+        window: usize::try_from(manifest.window.length).unwrap_or(usize::MAX),
+        inputs: manifest.inputs.iter().map(input).collect(),
+        outputs: manifest
+            .outputs
+            .iter()
+            .map(|output| output.name.clone())
+            .collect(),
+        threshold: Some(manifest.score_threshold()),
+    }
+}
+
+/// Runs one window.
+///
+/// # Errors
+/// The runner's error as the core takes it.
+pub fn answer(runner: &mut Runner, window: &[f32]) -> Result<Vec<f32>, InferenceFault> {
+    runner.run(window).map_err(|error| InferenceFault {
+        cause: cause(&error),
+        detail: error
+            .to_string()
+            .chars()
+            .take(DETAIL_CHARACTERS_MAX)
+            .collect(),
+    })
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// The system refuses another thread.
+pub fn spawn(
+    mut runners: Vec<Runner>,
+    events: &Sender<Event>,
+) -> std::io::Result<Sender<Question>> {
+    let (sender, receiver): (_, Receiver<Question>) = crossbeam_channel::bounded(WINDOWS_MAX);
+    let answers = events.clone();
+    threads::spawn("inference", Worker::Inference, events, move || {
+        for Question {
+            model,
+            tick,
+            window,
+        } in receiver
+        {
+            let Some(runner) = runners.get_mut(model.index()) else {
+                continue;
+            };
+            let outcome = answer(runner, &window);
+            if answers
+                .send(Event::Inferred {
+                    model,
+                    tick,
+                    outcome,
+                })
+                .is_err()
+            {
+                return;
+            }
+        }
+    })?;
+    Ok(sender)
+}
+
+fn cause(error: &RunnerError) -> &'static str {
+    match error {
+        RunnerError::Panicked { .. } => "panicked",
+        RunnerError::WindowLength { .. } => "wrong-shape",
+        RunnerError::InputNotFinite { .. } | RunnerError::OutputNotFinite { .. } => "not-finite",
+        _ => "failed",
+    }
+}

@@ -1,0 +1,252 @@
+//! Settings: from one TOML file and the environment to everything that the agent is told.
+//!
+//! Owns: the shape of the file, its defaults, and errors that name file, line, column and key. Must not: open a device,
+//! a store or a model.
+//!
+//! Invariant: what [`Settings::load`] accepts needs no further check of form; [`Settings::core_config`] adds what only
+//! the models' manifests know.
+
+mod convert;
+mod file;
+mod overrides;
+mod values;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use quorate_core::config::{Config, LinkConfig, OutboxConfig, QuantityConfig};
+use quorate_firmware_bridge::{
+    hwmon::HwmonConfig, iio::IioConfig, simulated::SimulatedConfig, tmp102::Tmp102Config,
+};
+use thiserror::Error;
+
+use crate::mqtt::BrokerUrl;
+
+/// Largest configuration file in bytes.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What is wrong, where, and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{place}: {key}: {message}")]
+pub struct SettingsError {
+    /// `FILE:LINE:COLUMN`, or the environment variable, or the file alone.
+    pub place: String,
+    /// The key as a path, such as `quantities[0].sensors`.
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+/// Everything that the agent is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where they came from, for messages.
+    pub name: String,
+    /// Name of the device.
+    pub device: String,
+    /// Buses.
+    pub buses: Vec<Bus>,
+    /// Sensors; the core's sensor numbers index them.
+    pub sensors: Vec<Sensor>,
+    /// Quantities, in the core's terms.
+    pub quantities: Vec<QuantityConfig>,
+    /// Models.
+    pub models: Vec<Model>,
+    /// Where results are kept.
+    pub outbox: Option<Outbox>,
+    /// Where results go.
+    pub mqtt: Option<Mqtt>,
+    /// The endpoint.
+    pub http: Http,
+}
+
+/// One bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bus {
+    /// Its name.
+    pub id: String,
+    /// Its device file.
+    pub path: PathBuf,
+}
+
+/// One sensor.
+#[derive(Clone, Debug)]
+pub struct Sensor {
+    /// Its name.
+    pub id: String,
+    /// Where its values come from.
+    pub source: Source,
+    /// What is physically possible.
+    pub range: Option<(f64, f64)>,
+}
+
+/// Where the values of a sensor come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A column of a trace, in `quorate replay` alone.
+    Replay,
+    /// A made-up signal, for trials.
+    Simulated(SimulatedConfig),
+    /// The kernel's hardware monitoring.
+    Hwmon(HwmonConfig),
+    /// The kernel's industrial I/O.
+    Iio(IioConfig),
+    /// A TMP102 or a chip that speaks like one.
+    Tmp102 {
+        /// Name of its bus.
+        bus: String,
+        /// Its address.
+        config: Tmp102Config,
+    },
+}
+
+/// One model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Its name.
+    pub id: String,
+    /// Its bundle, relative to the configuration file.
+    pub bundle: PathBuf,
+    /// The quantities that feed it, in the order of the manifest.
+    pub inputs: Vec<String>,
+}
+
+/// Where results are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbox {
+    /// The directory.
+    pub path: PathBuf,
+    /// Most bytes that it may take.
+    pub size_bytes_max: u64,
+    /// Longest time that a record waits for its commit, in milliseconds; 0 commits every record.
+    pub commit_interval_ms: u64,
+    /// Most records in one commit.
+    pub commit_records_max: u32,
+}
+
+/// Where results go.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// The broker.
+    pub url: BrokerUrl,
+    /// Base of all topics, with the device's name filled in.
+    pub topic: String,
+    /// Client identifier.
+    pub client_id: String,
+    /// User name.
+    pub username: Option<String>,
+    /// File with the password.
+    pub password_file: Option<PathBuf>,
+    /// File with the certificate authorities to trust; the system's when not given.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate of this device, with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// Key of this device.
+    pub key_file: Option<PathBuf>,
+    /// Keep-alive in seconds.
+    pub keep_alive_s: u16,
+    /// Whether larger batches are compressed.
+    pub compress: bool,
+    /// How records are batched.
+    pub outbox: OutboxConfig,
+    /// How the connection is made again.
+    pub link: LinkConfig,
+}
+
+/// The endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// What a model's manifest says that the configuration needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelFacts {
+    /// Its name.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of the model file.
+    pub digest: String,
+    /// Ticks in a window.
+    pub window: usize,
+    /// Its inputs, in order.
+    pub inputs: Vec<InputFacts>,
+    /// Names of its outputs, in order.
+    pub outputs: Vec<String>,
+    /// Score above which it raises the alarm.
+    pub threshold: Option<f64>,
+}
+
+/// What a manifest says of one input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputFacts {
+    /// The quantity that it was trained on.
+    pub quantity: String,
+    /// Its unit.
+    pub unit: String,
+    /// Subtracted from the value.
+    pub mean: f64,
+    /// Divides what is left.
+    pub scale: f64,
+    /// Values that the model was made for.
+    pub range: Option<(f64, f64)>,
+}
+
+impl Settings {
+    /// Reads a file and applies the environment's overrides.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the first thing in it that is wrong.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let name = path.display().to_string();
+        let text = read(path).map_err(|message| SettingsError {
+            place: name.clone(),
+            key: "file".into(),
+            message,
+        })?;
+        Self::parse(&name, &text, std::env::vars())
+    }
+
+    /// The same from a text; `environment` holds pairs of variable and value.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(
+        name: &str,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, SettingsError> {
+        let source = file::Source { name, text };
+        let (file, origins) = file::parse(source, environment)?;
+        convert::settings(source, &origins, file)
+    }
+
+    /// The core's configuration, with `models` in the order of [`Settings::models`].
+    ///
+    /// # Errors
+    /// A model whose inputs do not fit, or a relation that the core does not accept.
+    pub fn core_config(&self, models: &[ModelFacts]) -> Result<Config, SettingsError> {
+        convert::core_config(self, models)
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let mut text = String::new();
+    let mut limited = file.take(FILE_BYTES_MAX + 1);
+    limited
+        .read_to_string(&mut text)
+        .map_err(|error| format!("cannot be read as text: {error}"))?;
+    if u64::try_from(text.len()).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
+        return Err(format!("expected at most {FILE_BYTES_MAX} bytes"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

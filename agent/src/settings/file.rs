@@ -1,0 +1,301 @@
+//! The file as it is written: one struct per table, unknown keys refused, and the place of everything.
+//!
+//! Owns: parsing with places. Must not: know the meaning of a value beyond its type.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::{
+    Spanned,
+    de::{DeTable, Deserializer},
+};
+
+use super::{SettingsError, overrides};
+
+/// A text and its name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source<'a> {
+    pub(super) name: &'a str,
+    pub(super) text: &'a str,
+}
+
+/// Which key paths came from which environment variable.
+pub(super) type Origins = BTreeMap<String, String>;
+
+impl Source<'_> {
+    /// `FILE:LINE:COLUMN` of a byte, both from 1.
+    pub(super) fn place(&self, byte: usize) -> String {
+        let before = self.text.get(..byte).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        format!("{}:{line}:{column}", self.name)
+    }
+
+    pub(super) fn error(
+        &self,
+        origins: &Origins,
+        byte: usize,
+        key: &str,
+        message: impl Into<String>,
+    ) -> SettingsError {
+        let place = origins.get(key).map_or_else(
+            || self.place(byte),
+            |variable| format!("environment {variable}"),
+        );
+        SettingsError {
+            place,
+            key: key.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Parses the text, lays the environment's values over it, and checks every key and type.
+pub(super) fn parse(
+    source: Source<'_>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<(File, Origins), SettingsError> {
+    let syntax = |error: &toml::de::Error| {
+        let byte = error.span().map_or(0, |span| span.start);
+        source.error(
+            &Origins::new(),
+            byte,
+            &key_at(source.text, byte),
+            one_line(error.message()),
+        )
+    };
+    // The overrides own their texts, so that they live as long as the table that borrows them.
+    let variables: Vec<(String, String)> = overrides::variables(environment);
+    let mut table = DeTable::parse(source.text).map_err(|error| syntax(&error))?;
+    let mut origins = Origins::new();
+    for (variable, value) in &variables {
+        overrides::apply(table.get_mut(), variable, value, &mut origins)?;
+    }
+    let overridden = !origins.is_empty();
+    let file = File::deserialize(Deserializer::from(table)).map_err(|error| {
+        let mut wrong = syntax(&error);
+        let inside = error.span().is_some_and(|span| span.start > 0);
+        if overridden && !inside {
+            wrong.place = format!(
+                "environment {}",
+                origins.values().cloned().collect::<Vec<_>>().join(", ")
+            );
+            wrong.key = origins.keys().cloned().collect::<Vec<_>>().join(", ");
+        }
+        wrong
+    })?;
+    Ok((file, origins))
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The key on whose line a byte lies, with the table that it stands in, as far as the text tells.
+fn key_at(text: &str, byte: usize) -> String {
+    let before = text.get(..byte).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = text
+        .get(start..)
+        .unwrap_or("")
+        .lines()
+        .next()
+        .unwrap_or("")
+        .trim();
+    let header = |line: &str| {
+        line.trim()
+            .trim_start_matches('[')
+            .trim_end()
+            .trim_end_matches(']')
+            .to_owned()
+    };
+    let table = before
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| line.starts_with('[') && line.ends_with(']'));
+    let name = line.split('=').next().unwrap_or("").trim();
+    match (table, line.starts_with('[')) {
+        (_, true) => header(line),
+        (Some(table), false) if !name.is_empty() => format!("{}.{name}", header(table)),
+        (None, false) if !name.is_empty() => name.into(),
+        _ => "file".into(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) device: Device,
+    #[serde(default)]
+    pub(super) buses: Vec<Bus>,
+    #[serde(default)]
+    pub(super) sensors: Vec<Sensor>,
+    #[serde(default)]
+    pub(super) quantities: Vec<Quantity>,
+    #[serde(default)]
+    pub(super) models: Vec<Model>,
+    pub(super) outbox: Option<Outbox>,
+    pub(super) mqtt: Option<Mqtt>,
+    #[serde(default)]
+    pub(super) http: Http,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Device {
+    pub(super) id: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bus {
+    pub(super) id: Spanned<String>,
+    pub(super) kind: Spanned<String>,
+    pub(super) path: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sensor {
+    pub(super) id: Spanned<String>,
+    pub(super) source: Spanned<SensorSource>,
+    pub(super) range: Option<Spanned<[f64; 2]>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+pub(super) enum SensorSource {
+    Replay {},
+    Simulated {
+        #[serde(default)]
+        base: f64,
+        #[serde(default)]
+        amplitude: f64,
+        #[serde(default = "sixty")]
+        period: u32,
+        #[serde(default)]
+        noise: f64,
+        #[serde(default)]
+        offset: f64,
+        #[serde(default)]
+        seed: u64,
+        fault: Option<String>,
+        #[serde(default)]
+        fault_from: u64,
+        fault_until: Option<u64>,
+    },
+    Hwmon {
+        chip: Option<String>,
+        input: Option<String>,
+        path: Option<String>,
+    },
+    Iio {
+        name: String,
+        channel: String,
+        device: Option<String>,
+    },
+    Tmp102 {
+        bus: String,
+        address: u8,
+    },
+}
+
+const fn sixty() -> u32 {
+    60
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quantity {
+    pub(super) id: Spanned<String>,
+    #[serde(default = "one")]
+    pub(super) unit: String,
+    pub(super) sensors: Vec<Spanned<String>>,
+    pub(super) period_ms: Option<Spanned<u64>>,
+    pub(super) timeout_ms: Option<Spanned<u64>>,
+    pub(super) lead_ms: Option<Spanned<u64>>,
+    pub(super) accuracy: Option<Spanned<String>>,
+    pub(super) min_sources: Option<Spanned<usize>>,
+    pub(super) fail_count: Option<Spanned<u32>>,
+    pub(super) clear_count: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) on_split: OnSplit,
+    #[serde(default)]
+    pub(super) on_quorum_loss: OnQuorumLoss,
+    pub(super) hold_max_age_ms: Option<u64>,
+}
+
+fn one() -> String {
+    "1".into()
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum OnSplit {
+    #[default]
+    Weighted,
+    Hold,
+    High,
+    Low,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum OnQuorumLoss {
+    #[default]
+    Hold,
+    Bad,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Model {
+    pub(super) id: Spanned<String>,
+    pub(super) bundle: String,
+    pub(super) inputs: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outbox {
+    pub(super) path: String,
+    pub(super) size_max: Option<Spanned<String>>,
+    pub(super) commit_interval_ms: Option<u64>,
+    pub(super) commit_records_max: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mqtt {
+    pub(super) url: Spanned<String>,
+    pub(super) topic: Option<Spanned<String>>,
+    pub(super) client_id: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) cert_file: Option<Spanned<String>>,
+    pub(super) key_file: Option<String>,
+    pub(super) keep_alive_s: Option<Spanned<u16>>,
+    pub(super) encoding: Option<Spanned<String>>,
+    pub(super) compression: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) allow_plaintext: bool,
+    pub(super) batch_records_max: Option<u32>,
+    pub(super) batch_bytes_max: Option<u32>,
+    pub(super) inflight_batches_max: Option<u32>,
+    pub(super) ack_timeout_ms: Option<u64>,
+    pub(super) linger_ms: Option<u64>,
+    pub(super) first_retry_ms_max: Option<u64>,
+    pub(super) backoff_ms_min: Option<u64>,
+    pub(super) backoff_ms_max: Option<u64>,
+    pub(super) connect_timeout_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Http {
+    pub(super) listen: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) allow_remote: bool,
+}

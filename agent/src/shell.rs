@@ -1,0 +1,252 @@
+//! The shell: the one loop that performs what the core decides.
+//!
+//! Owns: the loop, and the ends of all channels. Must not: decide anything.
+//!
+//! Invariants: the loop is receive, handle, perform; nothing that it performs waits for the outside; nothing else
+//! changes the agent's state.
+
+use std::{collections::VecDeque, thread::JoinHandle, time::Duration};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use quorate_core::{
+    agent::Agent,
+    event::{Action, Event, InferenceFault, LinkFault, StoreFault},
+    record,
+    units::{Epoch, Mono, SensorId, Seq},
+};
+
+use crate::{clock::Clock, http, inference, mqtt, sensing::Sensing, store, supervisor::Supervisor};
+
+/// The wall clock is read this often, in milliseconds, so that a step is noticed.
+const WALL_MS: u64 = 10_000;
+/// The picture for the endpoint is renewed at most this often, in milliseconds of real time.
+const PICTURE_MS: u64 = 250;
+/// At the end the store has this long to make its last commit.
+const STORE_END: Duration = Duration::from_secs(20);
+/// At the end the link has this long to say goodbye.
+const LINK_END: Duration = Duration::from_secs(3);
+
+/// Where the samples come from.
+pub trait Poll: std::fmt::Debug + Send {
+    /// Asks for a sample of `sensor` for `tick`; the answer comes as an event.
+    fn poll(&mut self, sensor: SensorId, tick: Mono, now: Mono);
+}
+
+impl Poll for Sensing {
+    fn poll(&mut self, sensor: SensorId, _tick: Mono, _now: Mono) {
+        Sensing::poll(self, sensor);
+    }
+}
+
+/// A worker's channel and its thread.
+#[derive(Debug)]
+pub struct Hand<C> {
+    /// Takes commands.
+    pub commands: C,
+    /// Ends when it was told to.
+    pub thread: JoinHandle<()>,
+}
+
+/// All that the loop holds.
+#[derive(Debug)]
+pub struct Shell {
+    /// The core.
+    pub agent: Agent,
+    /// Time.
+    pub clock: Clock,
+    /// Everything that happens.
+    pub events: Receiver<Event>,
+    /// Samples.
+    pub sensing: Box<dyn Poll>,
+    /// Models.
+    pub inference: Sender<inference::Question>,
+    /// The outbox on disk.
+    pub store: Hand<Sender<store::Command>>,
+    /// The broker, where one is configured.
+    pub link: Option<Hand<mqtt::Commands>>,
+    /// The endpoint's picture.
+    pub picture: http::Publisher,
+    /// The service manager.
+    pub supervisor: Supervisor,
+    /// The life of the store.
+    pub epoch: Epoch,
+}
+
+impl Shell {
+    /// Runs until it is asked to stop, then ends every worker in order.
+    pub fn run(mut self) {
+        let mut own = VecDeque::from([Event::Wall(self.clock.wall())]);
+        let mut actions = Vec::new();
+        let mut wall_next = self.clock.now().plus_ms(WALL_MS);
+        let mut picture_next = self.clock.now();
+        self.supervisor.ready();
+        loop {
+            let now = self.clock.now();
+            if now >= wall_next {
+                wall_next = now.plus_ms(WALL_MS);
+                own.push_back(Event::Wall(self.clock.wall()));
+            }
+            if now >= picture_next {
+                picture_next = now.plus_ms(PICTURE_MS);
+                self.show(now);
+            }
+            let event = own
+                .pop_front()
+                .unwrap_or_else(|| self.next_event(wall_next));
+            let stop = event == Event::Stop;
+            self.agent.handle(self.clock.now(), event, &mut actions);
+            for action in actions.drain(..) {
+                self.perform(action, &mut own);
+            }
+            if stop {
+                break;
+            }
+        }
+        self.end();
+    }
+
+    /// The next event, or the tick of the next deadline, whichever comes first. A tick that is due is never starved by
+    /// a flood of events.
+    fn next_event(&self, wall_next: Mono) -> Event {
+        let deadline = self.agent.next_deadline().min(wall_next);
+        let wait = self.clock.until(deadline);
+        if wait.is_zero() {
+            return Event::Tick;
+        }
+        match self.events.recv_timeout(wait) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Event::Tick,
+        }
+    }
+
+    fn perform(&mut self, action: Action, own: &mut VecDeque<Event>) {
+        match action {
+            Action::Poll { sensor, tick } => self.sensing.poll(sensor, tick, self.clock.now()),
+            Action::Infer {
+                model,
+                tick,
+                window,
+            } => {
+                let question = inference::Question {
+                    model,
+                    tick,
+                    window,
+                };
+                if self.inference.try_send(question).is_err() {
+                    let fault = InferenceFault {
+                        cause: "busy",
+                        detail: "the inference thread takes no more windows".into(),
+                    };
+                    own.push_back(Event::Inferred {
+                        model,
+                        tick,
+                        outcome: Err(fault),
+                    });
+                }
+            }
+            Action::Store { record } => {
+                let encoded = record::encode(self.agent.config(), &record);
+                let seq = encoded.seq;
+                self.tell_store(store::Command::Store(encoded), Some(seq), own);
+            }
+            Action::Load {
+                after,
+                through,
+                records_max,
+                bytes_max,
+            } => {
+                let load = store::Command::Load {
+                    after,
+                    through,
+                    records_max,
+                    bytes_max,
+                };
+                self.tell_store(load, None, own);
+            }
+            Action::Forget { first, last } => {
+                self.tell_store(store::Command::Forget { first, last }, None, own)
+            }
+            Action::Discard { first, last } => {
+                self.tell_store(store::Command::Discard { first, last }, None, own)
+            }
+            Action::Connect => self.tell_link(mqtt::Command::Connect, own),
+            Action::Publish { batch, records } => {
+                self.tell_link(mqtt::Command::Publish { batch, records }, own)
+            }
+            Action::Disconnect { cause } => {
+                self.tell_link(mqtt::Command::Disconnect { cause }, own)
+            }
+            Action::StrokeWatchdog => self.supervisor.stroke(),
+        }
+    }
+
+    fn tell_store(&self, command: store::Command, seq: Option<Seq>, own: &mut VecDeque<Event>) {
+        let (cause, refused) = match self.store.commands.try_send(command) {
+            Ok(()) => return,
+            Err(TrySendError::Full(command)) => ("busy", command),
+            Err(TrySendError::Disconnected(command)) => ("worker-died", command),
+        };
+        let fault = StoreFault {
+            cause,
+            detail: "the store thread takes no more commands".into(),
+        };
+        match (refused, seq) {
+            (_, Some(seq)) => own.push_back(Event::StoreFailed {
+                first: seq,
+                last: seq,
+                fault,
+            }),
+            (store::Command::Load { .. }, None) => own.push_back(Event::LoadFailed { fault }),
+            // A deletion that is lost means repeats after a restart, which receivers drop.
+            _ => tracing::warn!(cause, "the store did not take a deletion"),
+        }
+    }
+
+    fn tell_link(&self, command: mqtt::Command, own: &mut VecDeque<Event>) {
+        let Some(link) = &self.link else { return };
+        if link.commands.try_send(command).is_err() {
+            let fault = LinkFault {
+                cause: "busy",
+                detail: "the link takes no more commands".into(),
+            };
+            own.push_back(Event::LinkDown { fault });
+        }
+    }
+
+    fn show(&mut self, now: Mono) {
+        let health = self.agent.health(now);
+        self.supervisor.status(&health);
+        self.picture.publish(health, self.clock.wall(), self.epoch);
+    }
+
+    fn end(self) {
+        self.supervisor.stopping();
+        if let Some(link) = self.link {
+            // A link that takes no command is dropped with the process.
+            let _ = link.commands.try_send(mqtt::Command::Stop);
+            wait(link.thread, LINK_END, "link");
+        }
+        let sent = self
+            .store
+            .commands
+            .send_timeout(store::Command::Close, STORE_END);
+        if sent.is_err() {
+            tracing::error!("the store thread did not take its last command");
+        }
+        wait(self.store.thread, STORE_END, "store");
+    }
+}
+
+/// Waits for a thread, but not for ever.
+fn wait(thread: JoinHandle<()>, limit: Duration, name: &str) {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    let waiter = std::thread::Builder::new()
+        .name(format!("end-{name}"))
+        .spawn(move || {
+            let _ = thread.join();
+            let _ = sender.send(());
+        });
+    if waiter.is_err() || receiver.recv_timeout(limit).is_err() {
+        tracing::error!(worker = name, "did not end in time");
+    }
+}
