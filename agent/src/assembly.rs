@@ -58,7 +58,10 @@ pub fn assemble(
         http::HttpError::Bind { .. } => Outcome::refused(error),
         error => Outcome::failed(error),
     })?;
-    let opened = store::open(&parts.store).map_err(Outcome::failed)?;
+    let opened = store::open(&parts.store).map_err(|error| match error {
+        store::StoreError::InUse(_) => Outcome::refused(error),
+        error @ store::StoreError::Unavailable { .. } => Outcome::failed(error),
+    })?;
     for finding in &opened.findings {
         tracing::warn!("{finding}");
     }

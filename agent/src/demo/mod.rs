@@ -51,6 +51,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// At the end the backlog has this long to drain, in real time.
 const DRAIN_LOOKS_MAX: u32 = 300;
 
+/// The backlog counts as drained at this many records: about what is made between two messages.
+const DRAINED_RECORDS_MAX: u64 = 20;
+
 /// What the user chose.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -277,15 +280,14 @@ impl<W: Write> Show<'_, W> {
     fn drain(&mut self) -> io::Result<()> {
         for _ in 0..DRAIN_LOOKS_MAX {
             self.look()?;
-            let empty = |snapshot: &http::Snapshot| {
-                let store = &snapshot.health.store;
-                store.report.pending == 0 && store.storing == 0
+            // The agent goes on making records; what the outage left behind is what is waited for.
+            let drained = |snapshot: &http::Snapshot| {
+                snapshot.health.store.report.pending <= DRAINED_RECORDS_MAX
             };
-            // The agent goes on making records; one look at an empty outbox is what can be waited for.
             if self
                 .watcher
                 .latest()
-                .is_some_and(|snapshot| empty(&snapshot))
+                .is_some_and(|snapshot| drained(&snapshot))
             {
                 break;
             }
