@@ -7,11 +7,14 @@
 //! the models' manifests know.
 
 mod convert;
+mod delivery;
 mod file;
 mod overrides;
+mod sources;
 mod values;
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -208,7 +211,11 @@ impl Settings {
             key: "file".into(),
             message,
         })?;
-        Self::parse(&name, &text, std::env::vars())
+        // Not `vars`, which panics on a variable that is not Unicode, whoever set it.
+        let unicode = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self::parse(&name, &text, std::env::vars_os().filter_map(unicode))
     }
 
     /// The same from a text; `environment` holds pairs of variable and value.

@@ -2,39 +2,23 @@
 //!
 //! Owns: defaults, and the relations between keys. Must not: read anything from outside.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use quorate_core::{
     config::{
-        Config, LinkConfig, ModelConfig, ModelInput, OutboxConfig, QuantityConfig, SensorConfig,
+        Config, ConfigError, ModelConfig, ModelInput, OutboxConfig, QuantityConfig, SensorConfig,
         VitalsConfig,
     },
     units::{QuantityId, SensorId},
     vote,
 };
-use quorate_firmware_bridge::{
-    hwmon::HwmonConfig,
-    iio::IioConfig,
-    simulated::{SimulatedConfig, SimulatedFault, SimulatedFaultKind},
-    tmp102::Tmp102Config,
-};
 use toml::Spanned;
 
 use super::{
-    Bus, Http, Model, ModelFacts, Mqtt, Outbox, Sensor, Settings, SettingsError, Source, file,
-    file::Origins, values,
+    Model, ModelFacts, Sensor, Settings, SettingsError, delivery, file, file::Origins, sources,
+    values,
 };
-use crate::mqtt;
 
-/// Where the endpoint listens unless it is told otherwise.
-const LISTEN: &str = "127.0.0.1:8870";
-/// Size of the outbox unless it is told otherwise, in bytes.
-const SIZE_BYTES_MAX: u64 = 64 << 20;
-/// Smallest outbox that makes sense with sled's own overhead, in bytes.
-const SIZE_BYTES_MIN: u64 = 4 << 20;
 /// Period of a quantity unless it is told otherwise, in milliseconds.
 const PERIOD_MS: u64 = 1_000;
 /// A reading counts for this many periods unless it is told otherwise.
@@ -43,15 +27,34 @@ const TIMEOUT_PERIODS: u64 = 10;
 const LEAD_MS_MAX: u64 = 200;
 
 /// Where a faulty key stands.
-struct Places<'a> {
-    source: file::Source<'a>,
-    origins: &'a Origins,
+pub(super) struct Places<'a> {
+    pub(super) source: file::Source<'a>,
+    pub(super) origins: &'a Origins,
 }
 
 impl Places<'_> {
-    fn wrong<T>(&self, at: &Spanned<T>, key: &str, message: impl Into<String>) -> SettingsError {
+    pub(super) fn wrong<T>(
+        &self,
+        at: &Spanned<T>,
+        key: &str,
+        message: impl Into<String>,
+    ) -> SettingsError {
         self.source
             .error(self.origins, at.span().start, key, message)
+    }
+
+    /// What the core refuses, where its key stands; where it is not given, only the file is known.
+    fn refused(&self, error: ConfigError) -> SettingsError {
+        match self.origins.place_of(&error.key) {
+            Some(place) => self
+                .source
+                .error(self.origins, place, &error.key, error.message),
+            None => SettingsError {
+                place: self.source.name.into(),
+                key: error.key,
+                message: error.message,
+            },
+        }
     }
 }
 
@@ -61,8 +64,11 @@ pub(super) fn settings(
     file: file::File,
 ) -> Result<Settings, SettingsError> {
     let places = &Places { source, origins };
-    let buses = buses(places, &file.buses)?;
-    let sensors = sensors(places, file.sensors, &buses)?;
+    let buses = sources::buses(places, &file.buses)?;
+    let sensors = sources::sensors(places, file.sensors, &buses)?;
+    bare(&sensors)
+        .validate()
+        .map_err(|error| places.refused(error))?;
     let quantities = quantities(places, file.quantities, &sensors)?;
     let models = models(places, file.models, &quantities)?;
     let device = file.device.id.get_ref().clone();
@@ -70,183 +76,24 @@ pub(super) fn settings(
         name: source.name.into(),
         outbox: file
             .outbox
-            .map(|outbox| self::outbox(places, outbox))
+            .map(|outbox| delivery::outbox(places, outbox))
             .transpose()?,
         mqtt: file
             .mqtt
-            .map(|mqtt| self::mqtt(places, &device, mqtt))
+            .map(|mqtt| delivery::mqtt(places, &device, mqtt))
             .transpose()?,
-        http: http(places, &file.http)?,
+        http: delivery::http(places, &file.http)?,
         device,
         buses,
         sensors,
         quantities,
         models,
     };
-    // What the core refuses has no place of its own in the file: the key and the file must do.
     settings
         .bare_config()
         .validate()
-        .map_err(|error| SettingsError {
-            place: source.name.into(),
-            key: error.key,
-            message: error.message,
-        })?;
+        .map_err(|error| places.refused(error))?;
     Ok(settings)
-}
-
-fn buses(places: &Places<'_>, buses: &[file::Bus]) -> Result<Vec<Bus>, SettingsError> {
-    let mut known: Vec<Bus> = Vec::new();
-    for (index, bus) in buses.iter().enumerate() {
-        let key = format!("buses[{index}]");
-        let kind = bus.kind.get_ref();
-        if kind != "i2c" {
-            let message = format!(
-                "bus kind `{kind}` is not built yet; expected `i2c` (hwmon and iio need no bus)"
-            );
-            return Err(places.wrong(&bus.kind, &format!("{key}.kind"), message));
-        }
-        let id = bus.id.get_ref();
-        if known.iter().any(|other| other.id == *id) {
-            return Err(places.wrong(
-                &bus.id,
-                &format!("{key}.id"),
-                format!("`{id}` is used twice"),
-            ));
-        }
-        known.push(Bus {
-            id: id.clone(),
-            path: PathBuf::from(&bus.path),
-        });
-    }
-    Ok(known)
-}
-
-fn sensors(
-    places: &Places<'_>,
-    sensors: Vec<file::Sensor>,
-    buses: &[Bus],
-) -> Result<Vec<Sensor>, SettingsError> {
-    let mut known: Vec<Sensor> = Vec::new();
-    for (index, sensor) in sensors.into_iter().enumerate() {
-        let key = format!("sensors[{index}]");
-        let id = sensor.id.get_ref().clone();
-        if known.iter().any(|other| other.id == id) {
-            return Err(places.wrong(
-                &sensor.id,
-                &format!("{key}.id"),
-                format!("`{id}` is used twice"),
-            ));
-        }
-        let range = sensor
-            .range
-            .as_ref()
-            .map(|range| (range.get_ref()[0], range.get_ref()[1]));
-        if let Some((low, high)) = range
-            && !(low.is_finite() && high.is_finite() && low < high)
-        {
-            let at = sensor.range.as_ref().expect("it was just read");
-            let message =
-                format!("expected two finite numbers, the lower first, found [{low}, {high}]");
-            return Err(places.wrong(at, &format!("{key}.range"), message));
-        }
-        let refuse = |part: &str, message: String| {
-            places.wrong(&sensor.source, &format!("{key}.source{part}"), message)
-        };
-        let source = source(sensor.source.get_ref(), buses)
-            .map_err(|(part, message)| refuse(&part, message))?;
-        known.push(Sensor { id, source, range });
-    }
-    Ok(known)
-}
-
-fn source(source: &file::SensorSource, buses: &[Bus]) -> Result<Source, (String, String)> {
-    let whole = |message: String| (String::new(), message);
-    match source {
-        file::SensorSource::Replay {} => Ok(Source::Replay),
-        file::SensorSource::Simulated {
-            base,
-            amplitude,
-            period,
-            noise,
-            offset,
-            seed,
-            fault,
-            fault_from,
-            fault_until,
-        } => {
-            let fault = match fault {
-                None => None,
-                Some(kind) => {
-                    let kind: SimulatedFaultKind = kind
-                        .parse()
-                        .map_err(|error| (".fault".to_owned(), format!("{error}")))?;
-                    Some(SimulatedFault {
-                        from_sample: *fault_from,
-                        until_sample: *fault_until,
-                        ..SimulatedFault::new(kind)
-                    })
-                }
-            };
-            let config = SimulatedConfig {
-                seed: *seed,
-                base: *base,
-                amplitude: *amplitude,
-                period_samples: *period,
-                noise_sigma: *noise,
-                offset: *offset,
-                fault,
-            };
-            config
-                .validate()
-                .map_err(|error| whole(error.to_string()))?;
-            Ok(Source::Simulated(config))
-        }
-        file::SensorSource::Hwmon { chip, input, path } => {
-            let config = match (chip, input, path) {
-                (Some(chip), Some(input), None) => HwmonConfig::chip(chip, input),
-                (None, None, Some(path)) => HwmonConfig::path(path),
-                _ => {
-                    return Err(whole(
-                        "expected either `chip` and `input`, or `path`".into(),
-                    ));
-                }
-            };
-            config
-                .validate()
-                .map_err(|error| whole(error.to_string()))?;
-            Ok(Source::Hwmon(config))
-        }
-        file::SensorSource::Iio {
-            name,
-            channel,
-            device,
-        } => {
-            let mut config = IioConfig::new(name, channel);
-            config.device.clone_from(device);
-            config
-                .validate()
-                .map_err(|error| whole(error.to_string()))?;
-            Ok(Source::Iio(config))
-        }
-        file::SensorSource::Tmp102 { bus, address } => {
-            if !buses.iter().any(|known| known.id == *bus) {
-                let known: Vec<_> = buses.iter().map(|bus| bus.id.as_str()).collect();
-                return Err((
-                    ".bus".into(),
-                    format!("no bus `{bus}`; expected one of [{}]", known.join(", ")),
-                ));
-            }
-            let config = Tmp102Config { address: *address };
-            config
-                .validate()
-                .map_err(|error| (".address".into(), error.to_string()))?;
-            Ok(Source::Tmp102 {
-                bus: bus.clone(),
-                config,
-            })
-        }
-    }
 }
 
 fn quantities(
@@ -270,14 +117,14 @@ fn quantities(
     Ok(known)
 }
 
-fn quantity(
+fn channels(
     places: &Places<'_>,
     key: &str,
-    quantity: file::Quantity,
+    names: &[Spanned<String>],
     sensors: &[Sensor],
-) -> Result<QuantityConfig, SettingsError> {
+) -> Result<Vec<SensorId>, SettingsError> {
     let mut ids = Vec::new();
-    for (index, name) in quantity.sensors.iter().enumerate() {
+    for (index, name) in names.iter().enumerate() {
         let position = sensors
             .iter()
             .position(|sensor| sensor.id == *name.get_ref());
@@ -299,8 +146,18 @@ fn quantity(
         })?;
         ids.push(SensorId(id));
     }
+    Ok(ids)
+}
+
+fn quantity(
+    places: &Places<'_>,
+    key: &str,
+    quantity: file::Quantity,
+    sensors: &[Sensor],
+) -> Result<QuantityConfig, SettingsError> {
+    let ids = channels(places, key, &quantity.sensors, sensors)?;
     let accuracy = quantity.accuracy.as_ref().map(|text| {
-        values::accuracy(text.get_ref())
+        values::accuracy(&text.get_ref().text())
             .map_err(|message| places.wrong(text, &format!("{key}.accuracy"), message))
     });
     let (accuracy_absolute, accuracy_relative) = accuracy.transpose()?.unwrap_or((None, 0.0));
@@ -337,18 +194,52 @@ fn quantity(
             .unwrap_or(period_ms.saturating_mul(TIMEOUT_PERIODS)),
     };
     // The core's own check, said where the quantity stands.
-    let alone = Config {
-        quantities: vec![config.clone()],
-        ..bare(sensors)
-    };
-    alone.validate().map_err(|error| {
+    check_alone(sensors, &config).map_err(|error| {
         let inside = error
             .key
             .strip_prefix("quantities[0]")
             .map(|rest| format!("{key}{rest}"));
-        places.wrong(&quantity.id, &inside.unwrap_or(error.key), error.message)
+        let key = inside.unwrap_or(error.key);
+        let place = places
+            .origins
+            .place_of(&key)
+            .unwrap_or(quantity.id.span().start);
+        places
+            .source
+            .error(places.origins, place, &key, error.message)
     })?;
     Ok(config)
+}
+
+/// The core's check of one quantity with its own sensors: with all of them, a thousand quantities would take seconds.
+fn check_alone(sensors: &[Sensor], quantity: &QuantityConfig) -> Result<(), ConfigError> {
+    let mut own: Vec<SensorId> = quantity.sensors.clone();
+    own.sort_unstable();
+    own.dedup();
+    let position = |id: &SensorId| {
+        own.iter()
+            .position(|other| other == id)
+            .and_then(|at| u16::try_from(at).ok())
+    };
+    let renumbered = quantity
+        .sensors
+        .iter()
+        .filter_map(position)
+        .map(SensorId)
+        .collect();
+    let own: Vec<Sensor> = own
+        .iter()
+        .filter_map(|id| sensors.get(id.index()).cloned())
+        .collect();
+    let quantity = QuantityConfig {
+        sensors: renumbered,
+        ..quantity.clone()
+    };
+    Config {
+        quantities: vec![quantity],
+        ..bare(&own)
+    }
+    .validate()
 }
 
 fn models(
@@ -394,158 +285,6 @@ fn models(
         });
     }
     Ok(known)
-}
-
-fn outbox(places: &Places<'_>, outbox: file::Outbox) -> Result<Outbox, SettingsError> {
-    let size = outbox.size_max.as_ref().map(|text| {
-        let key = "outbox.size_max";
-        let bytes = values::size_bytes(text.get_ref())
-            .map_err(|message| places.wrong(text, key, message))?;
-        if bytes < SIZE_BYTES_MIN {
-            return Err(places.wrong(
-                text,
-                key,
-                format!("expected at least 4 MiB, found `{}`", text.get_ref()),
-            ));
-        }
-        Ok(bytes)
-    });
-    if let Some(most) = &outbox.commit_records_max
-        && !(1..=65_536).contains(most.get_ref())
-    {
-        return Err(places.wrong(most, "outbox.commit_records_max", "expected 1 to 65536"));
-    }
-    Ok(Outbox {
-        path: PathBuf::from(outbox.path),
-        size_bytes_max: size.transpose()?.unwrap_or(SIZE_BYTES_MAX),
-        commit_interval_ms: outbox.commit_interval_ms.unwrap_or(50),
-        commit_records_max: outbox.commit_records_max.map_or(256, Spanned::into_inner),
-    })
-}
-
-fn mqtt(places: &Places<'_>, device: &str, mqtt: file::Mqtt) -> Result<Mqtt, SettingsError> {
-    let url = mqtt::parse_url(mqtt.url.get_ref())
-        .map_err(|message| places.wrong(&mqtt.url, "mqtt.url", message))?;
-    if !url.tls && !url.is_loopback() && !mqtt.allow_plaintext {
-        let message =
-            "mqtt:// sends everything in the clear; expected mqtts://, or allow_plaintext = true";
-        return Err(places.wrong(&mqtt.url, "mqtt.url", message));
-    }
-    let topic = mqtt
-        .topic
-        .as_ref()
-        .map_or("quorate/{device}", |topic| topic.get_ref())
-        .replace("{device}", device);
-    if let Some(at) = &mqtt.topic
-        && (topic.is_empty()
-            || topic.len() > 1024
-            || topic.contains(['+', '#', '\0'])
-            || topic.ends_with('/'))
-    {
-        let message = format!(
-            "expected a topic without wildcards and without `/` at its end, found `{topic}`"
-        );
-        return Err(places.wrong(at, "mqtt.topic", message));
-    }
-    if let Some(encoding) = &mqtt.encoding
-        && encoding.get_ref() != "json"
-    {
-        let message = format!(
-            "encoding `{}` is not built yet; expected `json`",
-            encoding.get_ref()
-        );
-        return Err(places.wrong(encoding, "mqtt.encoding", message));
-    }
-    let compress = match mqtt
-        .compression
-        .as_ref()
-        .map(|text| (text, text.get_ref().as_str()))
-    {
-        None | Some((_, "zstd")) => true,
-        Some((_, "none")) => false,
-        Some((at, other)) => {
-            let message = format!("expected `zstd` or `none`, found `{other}`");
-            return Err(places.wrong(at, "mqtt.compression", message));
-        }
-    };
-    if let Some(cert) = &mqtt.cert_file
-        && mqtt.key_file.is_none()
-    {
-        return Err(places.wrong(cert, "mqtt.cert_file", "expected mqtt.key_file beside it"));
-    }
-    if let Some(keep_alive) = &mqtt.keep_alive_s
-        && *keep_alive.get_ref() < 5
-    {
-        return Err(places.wrong(keep_alive, "mqtt.keep_alive_s", "expected 5 to 65535"));
-    }
-    let (outbox, link) = (outbox_config(&mqtt), link_config(&mqtt));
-    Ok(Mqtt {
-        client_id: mqtt
-            .client_id
-            .unwrap_or_else(|| format!("quorate-{device}")),
-        url,
-        topic,
-        username: mqtt.username,
-        password_file: mqtt.password_file.map(PathBuf::from),
-        ca_file: mqtt.ca_file.map(PathBuf::from),
-        cert_file: mqtt.cert_file.map(|file| PathBuf::from(file.into_inner())),
-        key_file: mqtt.key_file.map(PathBuf::from),
-        keep_alive_s: mqtt.keep_alive_s.map_or(30, Spanned::into_inner),
-        compress,
-        outbox,
-        link,
-    })
-}
-
-fn outbox_config(mqtt: &file::Mqtt) -> OutboxConfig {
-    let default = OutboxConfig::default();
-    OutboxConfig {
-        batch_records_max: mqtt.batch_records_max.unwrap_or(default.batch_records_max),
-        batch_bytes_max: mqtt.batch_bytes_max.unwrap_or(default.batch_bytes_max),
-        inflight_batches_max: mqtt
-            .inflight_batches_max
-            .unwrap_or(default.inflight_batches_max),
-        ack_timeout_ms: mqtt.ack_timeout_ms.unwrap_or(default.ack_timeout_ms),
-        linger_ms: mqtt.linger_ms.unwrap_or(default.linger_ms),
-    }
-}
-
-fn link_config(mqtt: &file::Mqtt) -> LinkConfig {
-    let default = LinkConfig::default();
-    LinkConfig {
-        first_retry_ms_max: mqtt
-            .first_retry_ms_max
-            .unwrap_or(default.first_retry_ms_max),
-        backoff_ms_min: mqtt.backoff_ms_min.unwrap_or(default.backoff_ms_min),
-        backoff_ms_max: mqtt.backoff_ms_max.unwrap_or(default.backoff_ms_max),
-        connect_timeout_ms: mqtt
-            .connect_timeout_ms
-            .unwrap_or(default.connect_timeout_ms),
-    }
-}
-
-fn http(places: &Places<'_>, http: &file::Http) -> Result<Http, SettingsError> {
-    let text = http
-        .listen
-        .as_ref()
-        .map_or(LISTEN, |listen| listen.get_ref().as_str());
-    let refuse = |message: String| match &http.listen {
-        Some(at) => places.wrong(at, "http.listen", message),
-        None => places
-            .source
-            .error(places.origins, 0, "http.listen", message),
-    };
-    let listen: SocketAddr = text.parse().map_err(|_| {
-        refuse(format!(
-            "expected an address and a port such as `{LISTEN}`, found `{text}`"
-        ))
-    })?;
-    if !listen.ip().is_loopback() && !http.allow_remote {
-        return Err(refuse(format!(
-            "`{text}` is reachable from other machines; expected a loopback address, or allow_remote = true"
-        )));
-    }
-    Ok(Http { listen })
 }
 
 fn bare(sensors: &[Sensor]) -> Config {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::{
     Spanned,
-    de::{DeTable, Deserializer},
+    de::{DeTable, DeValue, Deserializer},
 };
 
 use super::{SettingsError, overrides};
@@ -19,8 +19,60 @@ pub(super) struct Source<'a> {
     pub(super) text: &'a str,
 }
 
-/// Which key paths came from which environment variable.
-pub(super) type Origins = BTreeMap<String, String>;
+/// Where keys and values came from.
+///
+/// Invariant: a place up to the text's length is a byte of the text; each place beyond it is one of the variables.
+#[derive(Debug, Default)]
+pub(super) struct Origins {
+    /// The length of the text.
+    text_bytes: usize,
+    /// The variables that were applied, and the key path that each of them sets.
+    pub(super) variables: Vec<(String, String)>,
+    /// The place of every value, by its key path.
+    places: BTreeMap<String, usize>,
+}
+
+impl Origins {
+    /// The place of the next variable.
+    pub(super) fn next_place(&self) -> usize {
+        self.text_bytes + 1 + self.variables.len()
+    }
+
+    fn variable(&self, place: usize) -> Option<&(String, String)> {
+        self.variables.get(place.checked_sub(self.text_bytes + 1)?)
+    }
+
+    /// The place of a key, where it is given.
+    pub(super) fn place_of(&self, key: &str) -> Option<usize> {
+        self.places.get(key).copied()
+    }
+
+    /// Notes the place of every value that a key of the file can mean: none lies deeper.
+    fn note(&mut self, key: &str, value: &Spanned<DeValue<'_>>, depth_left: usize) {
+        self.places.insert(key.into(), value.span().start);
+        let Some(depth_left) = depth_left.checked_sub(1) else {
+            return;
+        };
+        match value.get_ref() {
+            DeValue::Table(table) => self.note_table(&format!("{key}."), table, depth_left),
+            DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.note(&format!("{key}[{index}]"), item, depth_left);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note_table(&mut self, prefix: &str, table: &DeTable<'_>, depth_left: usize) {
+        for (name, value) in table {
+            self.note(&format!("{prefix}{}", name.get_ref()), value, depth_left);
+        }
+    }
+}
+
+/// Keys lie at most this deep: `sensors`, its element, `source`, and what stands in it.
+const DEPTH_MAX: usize = 4;
 
 impl Source<'_> {
     /// `FILE:LINE:COLUMN` of a byte, both from 1.
@@ -38,9 +90,14 @@ impl Source<'_> {
         key: &str,
         message: impl Into<String>,
     ) -> SettingsError {
-        let place = origins.get(key).map_or_else(
+        // A table of the file may hold a value of the environment: the key's own place is the better one.
+        let byte = origins
+            .place_of(key)
+            .filter(|place| origins.variable(*place).is_some())
+            .unwrap_or(byte);
+        let place = origins.variable(byte).map_or_else(
             || self.place(byte),
-            |variable| format!("environment {variable}"),
+            |(name, _)| format!("environment {name}"),
         );
         SettingsError {
             place,
@@ -58,7 +115,7 @@ pub(super) fn parse(
     let syntax = |error: &toml::de::Error| {
         let byte = error.span().map_or(0, |span| span.start);
         source.error(
-            &Origins::new(),
+            &Origins::default(),
             byte,
             &key_at(source.text, byte),
             one_line(error.message()),
@@ -67,22 +124,20 @@ pub(super) fn parse(
     // The overrides own their texts, so that they live as long as the table that borrows them.
     let variables: Vec<(String, String)> = overrides::variables(environment);
     let mut table = DeTable::parse(source.text).map_err(|error| syntax(&error))?;
-    let mut origins = Origins::new();
+    let mut origins = Origins {
+        text_bytes: source.text.len(),
+        ..Origins::default()
+    };
     for (variable, value) in &variables {
         overrides::apply(table.get_mut(), variable, value, &mut origins)?;
     }
-    let overridden = !origins.is_empty();
+    origins.note_table("", table.get_ref(), DEPTH_MAX);
     let file = File::deserialize(Deserializer::from(table)).map_err(|error| {
-        let mut wrong = syntax(&error);
-        let inside = error.span().is_some_and(|span| span.start > 0);
-        if overridden && !inside {
-            wrong.place = format!(
-                "environment {}",
-                origins.values().cloned().collect::<Vec<_>>().join(", ")
-            );
-            wrong.key = origins.keys().cloned().collect::<Vec<_>>().join(", ");
+        let byte = error.span().map_or(0, |span| span.start);
+        match origins.variable(byte) {
+            Some((_, key)) => source.error(&origins, byte, key, one_line(error.message())),
+            None => syntax(&error),
         }
-        wrong
     })?;
     Ok((file, origins))
 }
@@ -167,24 +222,7 @@ pub(super) struct Sensor {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
 pub(super) enum SensorSource {
     Replay {},
-    Simulated {
-        #[serde(default)]
-        base: f64,
-        #[serde(default)]
-        amplitude: f64,
-        #[serde(default = "sixty")]
-        period: u32,
-        #[serde(default)]
-        noise: f64,
-        #[serde(default)]
-        offset: f64,
-        #[serde(default)]
-        seed: u64,
-        fault: Option<String>,
-        #[serde(default)]
-        fault_from: u64,
-        fault_until: Option<u64>,
-    },
+    Simulated(Signal),
     Hwmon {
         chip: Option<String>,
         input: Option<String>,
@@ -201,6 +239,27 @@ pub(super) enum SensorSource {
     },
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signal {
+    #[serde(default)]
+    pub(super) base: f64,
+    #[serde(default)]
+    pub(super) amplitude: f64,
+    #[serde(default = "sixty")]
+    pub(super) period: u32,
+    #[serde(default)]
+    pub(super) noise: f64,
+    #[serde(default)]
+    pub(super) offset: f64,
+    #[serde(default)]
+    pub(super) seed: u64,
+    pub(super) fault: Option<String>,
+    #[serde(default)]
+    pub(super) fault_from: u64,
+    pub(super) fault_until: Option<u64>,
+}
+
 const fn sixty() -> u32 {
     60
 }
@@ -215,7 +274,7 @@ pub(super) struct Quantity {
     pub(super) period_ms: Option<Spanned<u64>>,
     pub(super) timeout_ms: Option<Spanned<u64>>,
     pub(super) lead_ms: Option<Spanned<u64>>,
-    pub(super) accuracy: Option<Spanned<String>>,
+    pub(super) accuracy: Option<Spanned<Number>>,
     pub(super) min_sources: Option<Spanned<usize>>,
     pub(super) fail_count: Option<Spanned<u32>>,
     pub(super) clear_count: Option<Spanned<u32>>,
@@ -224,6 +283,25 @@ pub(super) struct Quantity {
     #[serde(default)]
     pub(super) on_quorum_loss: OnQuorumLoss,
     pub(super) hold_max_age_ms: Option<u64>,
+}
+
+/// A number that may carry a unit: `"64 MiB"`, `"5 + 20%"`, or bare, as the environment gives it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a string or a number")]
+pub(super) enum Number {
+    Text(String),
+    Integer(u64),
+    Float(f64),
+}
+
+impl Number {
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Integer(number) => number.to_string(),
+            Self::Float(number) => number.to_string(),
+        }
+    }
 }
 
 fn one() -> String {
@@ -259,9 +337,9 @@ pub(super) struct Model {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Outbox {
-    pub(super) path: String,
-    pub(super) size_max: Option<Spanned<String>>,
-    pub(super) commit_interval_ms: Option<u64>,
+    pub(super) path: Spanned<String>,
+    pub(super) size_max: Option<Spanned<Number>>,
+    pub(super) commit_interval_ms: Option<Spanned<u64>>,
     pub(super) commit_records_max: Option<Spanned<u32>>,
 }
 
@@ -275,7 +353,7 @@ pub(super) struct Mqtt {
     pub(super) password_file: Option<String>,
     pub(super) ca_file: Option<String>,
     pub(super) cert_file: Option<Spanned<String>>,
-    pub(super) key_file: Option<String>,
+    pub(super) key_file: Option<Spanned<String>>,
     pub(super) keep_alive_s: Option<Spanned<u16>>,
     pub(super) encoding: Option<Spanned<String>>,
     pub(super) compression: Option<Spanned<String>>,

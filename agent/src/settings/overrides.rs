@@ -14,6 +14,8 @@ use super::{SettingsError, file::Origins};
 const PREFIX: &str = "QUORATE__";
 /// Most variables that are looked at.
 const VARIABLES_MAX: usize = 1_024;
+/// Most parts of a name; the deepest key has four.
+const PARTS_MAX: usize = 8;
 
 /// The environment's overrides, in order of their names.
 pub(super) fn variables(
@@ -34,13 +36,16 @@ pub(super) fn apply<'i>(
     value: &'i str,
     origins: &mut Origins,
 ) -> Result<(), SettingsError> {
-    let parts: Vec<&str> = variable[PREFIX.len()..].split("__").collect();
+    let parts: Vec<&str> = variable[PREFIX.len()..]
+        .split("__")
+        .take(PARTS_MAX + 1)
+        .collect();
     let refuse = |message: &str| SettingsError {
         place: format!("environment {variable}"),
         key: parts.join(".").to_lowercase(),
         message: message.into(),
     };
-    if parts.iter().any(|part| part.is_empty()) {
+    if parts.len() > PARTS_MAX || parts.iter().any(|part| part.is_empty()) {
         return Err(refuse(
             "expected QUORATE__TABLE__KEY or QUORATE__TABLE__NUMBER-OR-ID__KEY",
         ));
@@ -48,16 +53,40 @@ pub(super) fn apply<'i>(
     // Anything that reads as a TOML value is one; anything else is a string, so that a URL needs no quotes.
     let value =
         DeValue::parse(value).map_or(DeValue::String(Cow::Borrowed(value)), Spanned::into_inner);
+    let place = origins.next_place();
     let mut path = String::new();
-    put(table, &parts, value, &mut path).map_err(|message| refuse(&message))?;
-    origins.insert(path, variable.into());
+    put(table, &parts, at(place, value), &mut path).map_err(|message| refuse(&message))?;
+    origins.variables.push((variable.into(), path));
     Ok(())
+}
+
+/// Gives a value, and everything in it, the place of its variable: its own places are not in the file.
+fn at(place: usize, value: DeValue<'_>) -> Spanned<DeValue<'_>> {
+    let value = match value {
+        DeValue::Array(items) => DeValue::Array(
+            items
+                .into_iter()
+                .map(|item| at(place, item.into_inner()))
+                .collect(),
+        ),
+        DeValue::Table(table) => {
+            let entry = |(key, value): (Spanned<_>, Spanned<_>)| {
+                (
+                    Spanned::new(place..place, key.into_inner()),
+                    at(place, value.into_inner()),
+                )
+            };
+            DeValue::Table(table.into_iter().map(entry).collect())
+        }
+        plain => plain,
+    };
+    Spanned::new(place..place, value)
 }
 
 fn put<'i>(
     table: &mut DeTable<'i>,
     parts: &[&str],
-    value: DeValue<'i>,
+    value: Spanned<DeValue<'i>>,
     path: &mut String,
 ) -> Result<(), String> {
     let [first, rest @ ..] = parts else {
@@ -67,18 +96,19 @@ fn put<'i>(
         .keys()
         .find(|key| key.get_ref().eq_ignore_ascii_case(first))
         .cloned();
-    let key = known.unwrap_or_else(|| Spanned::new(0..0, Cow::Owned(first.to_ascii_lowercase())));
+    let key =
+        known.unwrap_or_else(|| Spanned::new(value.span(), Cow::Owned(first.to_ascii_lowercase())));
     if !path.is_empty() {
         path.push('.');
     }
     path.push_str(key.get_ref());
     if rest.is_empty() {
-        table.insert(key, Spanned::new(0..0, value));
+        table.insert(key, value);
         return Ok(());
     }
     let slot = table
         .entry(key)
-        .or_insert_with(|| Spanned::new(0..0, DeValue::Table(DeTable::new())));
+        .or_insert_with(|| Spanned::new(value.span(), DeValue::Table(DeTable::new())));
     match slot.get_mut() {
         DeValue::Table(inner) => put(inner, rest, value, path),
         DeValue::Array(items) => put_in_array(items, rest, value, path),
@@ -90,7 +120,7 @@ fn put<'i>(
 fn put_in_array<'i>(
     items: &mut DeArray<'i>,
     parts: &[&str],
-    value: DeValue<'i>,
+    value: Spanned<DeValue<'i>>,
     path: &mut String,
 ) -> Result<(), String> {
     let [which, rest @ ..] = parts else {
@@ -112,12 +142,12 @@ fn put_in_array<'i>(
         return Err(format!("`{path}` has no element `{which}`"));
     };
     path.push_str(&format!("[{index}]"));
-    match (item.get_mut(), rest.is_empty()) {
-        (DeValue::Table(inner), false) => put(inner, rest, value, path),
-        (slot, true) => {
-            *slot = value;
-            Ok(())
-        }
-        (other, false) => Err(format!("`{path}` is a {}, not a table", other.type_str())),
+    if rest.is_empty() {
+        *item = value;
+        return Ok(());
+    }
+    match item.get_mut() {
+        DeValue::Table(inner) => put(inner, rest, value, path),
+        other => Err(format!("`{path}` is a {}, not a table", other.type_str())),
     }
 }

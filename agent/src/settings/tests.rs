@@ -105,17 +105,17 @@ fn wrong_files_say_where_and_what() {
     check(
         "accuracy = \"0.5\"",
         "min_sources = 3",
-        "q.toml:20:6: quantities[0].min_sources: expected 1 to the number of sensors (2), found 3",
+        "q.toml:23:15: quantities[0].min_sources: expected 1 to the number of sensors (2), found 3",
     );
     check(
         "accuracy = \"0.5\"",
         "period_ms = 0",
-        "q.toml:20:6: quantities[0].period_ms: expected 1 to 86400000, found 0",
+        "q.toml:23:13: quantities[0].period_ms: expected 1 to 86400000, found 0",
     );
     check(
         "accuracy = \"0.5\"",
         "timeout_ms = 10",
-        "q.toml:20:6: quantities[0].timeout_ms: expected at least period_ms (1000), found 10",
+        "q.toml:23:14: quantities[0].timeout_ms: expected at least period_ms (1000), found 10",
     );
     check(
         "64 MiB",
@@ -170,6 +170,120 @@ fn wrong_files_say_where_and_what() {
 }
 
 #[test]
+fn what_the_core_refuses_has_its_place() {
+    check(
+        "press-07",
+        "press 07",
+        "q.toml:3:6: device.id: expected 1 to 128 letters, digits, `-`, `_`, `.` or `:`, found `press 07`",
+    );
+    check(
+        "id = \"b\"",
+        "id = \"\"",
+        "q.toml:16:6: sensors[1].id: expected 1 to 128 letters, digits, `-`, `_`, `.` or `:`, found ``",
+    );
+    check(
+        "[mqtt]",
+        "[mqtt]\nbackoff_ms_min = 1",
+        "q.toml:30:18: mqtt.backoff_ms_min: expected at least 10",
+    );
+    check(
+        "[mqtt]",
+        "[mqtt]\ninflight_batches_max = 0",
+        "q.toml:30:24: mqtt.inflight_batches_max: expected 1 to 1024",
+    );
+    check(
+        "[\"a\", \"b\"]",
+        "[\"a\", \"a\"]",
+        "q.toml:22:17: quantities[0].sensors[1]: a sensor may stand only once in a quantity",
+    );
+    check(
+        "[\"a\", \"b\"]",
+        "[]",
+        "q.toml:22:11: quantities[0].sensors: expected 1 to 32 sensors, found 0",
+    );
+    check(
+        "accuracy = \"0.5\"",
+        "lead_ms = 1000",
+        "q.toml:23:11: quantities[0].lead_ms: expected less than period_ms (1000), found 1000",
+    );
+    // A default that does not fit what is given has no place but its table's name.
+    check(
+        "[mqtt]",
+        "[mqtt]\nbackoff_ms_min = 400000",
+        "q.toml: mqtt.backoff_ms_max: expected at least backoff_ms_min (400000)",
+    );
+}
+
+#[test]
+fn keys_of_sources_and_delivery() {
+    check(
+        "address = 0x48",
+        "address = 0x20",
+        "q.toml:12:10: sensors[0].source.address: address = 0x20: expected 0x48 to 0x4b",
+    );
+    check(
+        "kind = \"replay\"",
+        "kind = \"replay\", bus = \"i2c1\"",
+        "q.toml:17:10: sensors.source: unknown field `bus`, there are no fields",
+    );
+    check(
+        "kind = \"replay\"",
+        "kind = \"hwmon\", chip = \"cpu_thermal\"",
+        "q.toml:17:10: sensors[1].source: expected either `chip` and `input`, or `path`",
+    );
+    check(
+        "kind = \"replay\"",
+        "kind = \"simulated\", fault = \"broken\"",
+        "q.toml:17:10: sensors[1].source.fault: kind = \"broken\": expected one of stuck, bias, drift, noise, dropout, nan, spike",
+    );
+    check(
+        "/tmp/outbox",
+        "",
+        "q.toml:26:8: outbox.path: expected a directory",
+    );
+    check(
+        "[mqtt]",
+        "commit_interval_ms = 60001\n[mqtt]",
+        "q.toml:29:22: outbox.commit_interval_ms: expected 0 to 60000, found 60001",
+    );
+    check(
+        "[mqtt]",
+        "[mqtt]\nkey_file = \"k\"",
+        "q.toml:30:12: mqtt.key_file: expected mqtt.cert_file beside it",
+    );
+    check(
+        "[mqtt]",
+        "[mqtt]\ncert_file = \"c\"",
+        "q.toml:30:13: mqtt.cert_file: expected mqtt.key_file beside it",
+    );
+    check(
+        "[mqtt]",
+        "[mqtt]\nkeep_alive_s = 4",
+        "q.toml:30:16: mqtt.keep_alive_s: expected 5 to 65535",
+    );
+    parse(
+        &GOOD.replace(
+            "[mqtt]",
+            "commit_interval_ms = 60000\n[mqtt]\nkeep_alive_s = 5",
+        ),
+        &[],
+    )
+    .unwrap();
+}
+
+#[test]
+fn bare_numbers_do_for_sizes_and_accuracies() {
+    let text = GOOD
+        .replace("\"64 MiB\"", "4194304")
+        .replace("\"0.5\"", "0.25");
+    let settings = parse(&text, &[]).unwrap();
+    assert_eq!(settings.outbox.unwrap().size_bytes_max, 4 << 20);
+    assert_eq!(settings.quantities[0].accuracy_absolute, Some(0.25));
+    let settings = parse(GOOD, &[("QUORATE__QUANTITIES__T__ACCURACY", "2")]).unwrap();
+    assert_eq!(settings.quantities[0].accuracy_absolute, Some(2.0));
+}
+
+#[test]
 fn what_the_parser_refuses_has_a_place_too() {
     for (text, place) in [
         ("[device]\nid = press", "q.toml:2:6"),
@@ -217,6 +331,26 @@ fn the_environment_lies_over_the_file() {
             "environment QUORATE__SENSORS__9__RANGE: sensors.9.range: `sensors` has no element `9`",
         ),
         (
+            "QUORATE__QUANTITIES__0__SENSORS",
+            "['a', 'z']",
+            "environment QUORATE__QUANTITIES__0__SENSORS: quantities[0].sensors[1]: no sensor `z`",
+        ),
+        (
+            "QUORATE__SENSORS__0__SOURCE",
+            "{ kind = 'tmp102', bus = 'z', address = 72 }",
+            "environment QUORATE__SENSORS__0__SOURCE: sensors[0].source.bus: no bus `z`",
+        ),
+        (
+            "QUORATE__SENSORS__0__RANGE",
+            "[0, 'x']",
+            "environment QUORATE__SENSORS__0__RANGE: sensors[0].range: invalid type",
+        ),
+        (
+            "QUORATE__MQTT__BACKOFF_MS_MIN",
+            "1",
+            "environment QUORATE__MQTT__BACKOFF_MS_MIN: mqtt.backoff_ms_min: expected at least 10",
+        ),
+        (
             "QUORATE__OUTBOX__SIZE_MAX",
             "much",
             "environment QUORATE__OUTBOX__SIZE_MAX: outbox.size_max: expected",
@@ -227,11 +361,40 @@ fn the_environment_lies_over_the_file() {
     }
 }
 
+#[test]
+fn only_the_variable_that_is_wrong_is_named() {
+    let found = parse(
+        GOOD,
+        &[("QUORATE__MQTT__TOPIC", "t"), ("QUORATE__MQTT__URLS", "x")],
+    )
+    .unwrap_err();
+    assert!(
+        found.starts_with("environment QUORATE__MQTT__URLS: mqtt.urls: unknown field"),
+        "{found}"
+    );
+}
+
+/// Once, a variable with thousands of parts overflowed the stack.
+#[test]
+fn a_name_with_many_parts_is_refused() {
+    let name = format!("QUORATE__{}", ["A"; 100_000].join("__"));
+    assert!(
+        parse(GOOD, &[(&name, "1")])
+            .unwrap_err()
+            .contains("expected QUORATE__TABLE__KEY")
+    );
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
     #[test]
     fn no_text_makes_it_panic(cut in 0usize..600, garbage in ".{0,40}") {
         let cut = GOOD.char_indices().map(|(at, _)| at).nth(cut).unwrap_or(GOOD.len());
         let _ = parse(&format!("{}{garbage}{}", &GOOD[..cut], &GOOD[cut..]), &[]);
+    }
+
+    #[test]
+    fn no_variable_makes_it_panic(name in "(SENSORS|MQTT|OUTBOX|QUANTITIES|[A-Za-z_]{0,6})(__([0-9]|A|URL|SOURCE|RANGE|.{0,8})){0,4}", value in ".{0,40}") {
+        let _ = parse(GOOD, &[(&format!("QUORATE__{name}"), &value)]);
     }
 }

@@ -1,0 +1,204 @@
+//! From the tables `[outbox]`, `[mqtt]` and `[http]` to the settings.
+//!
+//! Owns: their defaults, and the relations between their keys. Must not: read anything from outside.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use quorate_core::config::{LinkConfig, OutboxConfig};
+use toml::Spanned;
+
+use super::{Http, Mqtt, Outbox, SettingsError, convert::Places, file, values};
+use crate::mqtt;
+
+/// Where the endpoint listens unless it is told otherwise.
+const LISTEN: &str = "127.0.0.1:8870";
+/// Size of the outbox unless it is told otherwise, in bytes.
+const SIZE_BYTES_MAX: u64 = 64 << 20;
+/// Smallest outbox that makes sense with sled's own overhead, in bytes.
+const SIZE_BYTES_MIN: u64 = 4 << 20;
+/// Longest wait for a commit in milliseconds: what a power cut may cost.
+const COMMIT_INTERVAL_MS_MAX: u64 = 60_000;
+
+pub(super) fn outbox(places: &Places<'_>, outbox: file::Outbox) -> Result<Outbox, SettingsError> {
+    let size = outbox.size_max.as_ref().map(|text| {
+        let key = "outbox.size_max";
+        let size = text.get_ref().text();
+        let bytes =
+            values::size_bytes(&size).map_err(|message| places.wrong(text, key, message))?;
+        if bytes < SIZE_BYTES_MIN {
+            return Err(places.wrong(
+                text,
+                key,
+                format!("expected at least 4 MiB, found `{size}`"),
+            ));
+        }
+        Ok(bytes)
+    });
+    if outbox.path.get_ref().is_empty() {
+        return Err(places.wrong(&outbox.path, "outbox.path", "expected a directory"));
+    }
+    if let Some(interval) = &outbox.commit_interval_ms
+        && *interval.get_ref() > COMMIT_INTERVAL_MS_MAX
+    {
+        let message = format!(
+            "expected 0 to {COMMIT_INTERVAL_MS_MAX}, found {}",
+            interval.get_ref()
+        );
+        return Err(places.wrong(interval, "outbox.commit_interval_ms", message));
+    }
+    if let Some(most) = &outbox.commit_records_max
+        && !(1..=65_536).contains(most.get_ref())
+    {
+        return Err(places.wrong(most, "outbox.commit_records_max", "expected 1 to 65536"));
+    }
+    Ok(Outbox {
+        path: PathBuf::from(outbox.path.into_inner()),
+        size_bytes_max: size.transpose()?.unwrap_or(SIZE_BYTES_MAX),
+        commit_interval_ms: outbox.commit_interval_ms.map_or(50, Spanned::into_inner),
+        commit_records_max: outbox.commit_records_max.map_or(256, Spanned::into_inner),
+    })
+}
+
+pub(super) fn mqtt(
+    places: &Places<'_>,
+    device: &str,
+    mqtt: file::Mqtt,
+) -> Result<Mqtt, SettingsError> {
+    let url = mqtt::parse_url(mqtt.url.get_ref())
+        .map_err(|message| places.wrong(&mqtt.url, "mqtt.url", message))?;
+    if !url.tls && !url.is_loopback() && !mqtt.allow_plaintext {
+        let message =
+            "mqtt:// sends everything in the clear; expected mqtts://, or allow_plaintext = true";
+        return Err(places.wrong(&mqtt.url, "mqtt.url", message));
+    }
+    let topic = mqtt
+        .topic
+        .as_ref()
+        .map_or("quorate/{device}", |topic| topic.get_ref())
+        .replace("{device}", device);
+    if let Some(at) = &mqtt.topic
+        && (topic.is_empty()
+            || topic.len() > 1024
+            || topic.contains(['+', '#', '\0'])
+            || topic.ends_with('/'))
+    {
+        let message = format!(
+            "expected a topic without wildcards and without `/` at its end, found `{topic}`"
+        );
+        return Err(places.wrong(at, "mqtt.topic", message));
+    }
+    let compress = compress(places, &mqtt)?;
+    check_the_rest(places, &mqtt)?;
+    let (outbox, link) = (outbox_config(&mqtt), link_config(&mqtt));
+    Ok(Mqtt {
+        client_id: mqtt
+            .client_id
+            .unwrap_or_else(|| format!("quorate-{device}")),
+        url,
+        topic,
+        username: mqtt.username,
+        password_file: mqtt.password_file.map(PathBuf::from),
+        ca_file: mqtt.ca_file.map(PathBuf::from),
+        cert_file: mqtt.cert_file.map(|file| PathBuf::from(file.into_inner())),
+        key_file: mqtt.key_file.map(|file| PathBuf::from(file.into_inner())),
+        keep_alive_s: mqtt.keep_alive_s.map_or(30, Spanned::into_inner),
+        compress,
+        outbox,
+        link,
+    })
+}
+
+fn compress(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<bool, SettingsError> {
+    match mqtt
+        .compression
+        .as_ref()
+        .map(|text| (text, text.get_ref().as_str()))
+    {
+        None | Some((_, "zstd")) => Ok(true),
+        Some((_, "none")) => Ok(false),
+        Some((at, other)) => {
+            let message = format!("expected `zstd` or `none`, found `{other}`");
+            Err(places.wrong(at, "mqtt.compression", message))
+        }
+    }
+}
+
+/// What is refused whatever the rest says.
+fn check_the_rest(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<(), SettingsError> {
+    if let Some(encoding) = &mqtt.encoding
+        && encoding.get_ref() != "json"
+    {
+        let message = format!(
+            "encoding `{}` is not built yet; expected `json`",
+            encoding.get_ref()
+        );
+        return Err(places.wrong(encoding, "mqtt.encoding", message));
+    }
+    if let Some(cert) = &mqtt.cert_file
+        && mqtt.key_file.is_none()
+    {
+        return Err(places.wrong(cert, "mqtt.cert_file", "expected mqtt.key_file beside it"));
+    }
+    if let Some(key) = &mqtt.key_file
+        && mqtt.cert_file.is_none()
+    {
+        return Err(places.wrong(key, "mqtt.key_file", "expected mqtt.cert_file beside it"));
+    }
+    if let Some(keep_alive) = &mqtt.keep_alive_s
+        && *keep_alive.get_ref() < 5
+    {
+        return Err(places.wrong(keep_alive, "mqtt.keep_alive_s", "expected 5 to 65535"));
+    }
+    Ok(())
+}
+
+fn outbox_config(mqtt: &file::Mqtt) -> OutboxConfig {
+    let default = OutboxConfig::default();
+    OutboxConfig {
+        batch_records_max: mqtt.batch_records_max.unwrap_or(default.batch_records_max),
+        batch_bytes_max: mqtt.batch_bytes_max.unwrap_or(default.batch_bytes_max),
+        inflight_batches_max: mqtt
+            .inflight_batches_max
+            .unwrap_or(default.inflight_batches_max),
+        ack_timeout_ms: mqtt.ack_timeout_ms.unwrap_or(default.ack_timeout_ms),
+        linger_ms: mqtt.linger_ms.unwrap_or(default.linger_ms),
+    }
+}
+
+fn link_config(mqtt: &file::Mqtt) -> LinkConfig {
+    let default = LinkConfig::default();
+    LinkConfig {
+        first_retry_ms_max: mqtt
+            .first_retry_ms_max
+            .unwrap_or(default.first_retry_ms_max),
+        backoff_ms_min: mqtt.backoff_ms_min.unwrap_or(default.backoff_ms_min),
+        backoff_ms_max: mqtt.backoff_ms_max.unwrap_or(default.backoff_ms_max),
+        connect_timeout_ms: mqtt
+            .connect_timeout_ms
+            .unwrap_or(default.connect_timeout_ms),
+    }
+}
+
+pub(super) fn http(places: &Places<'_>, http: &file::Http) -> Result<Http, SettingsError> {
+    let text = http
+        .listen
+        .as_ref()
+        .map_or(LISTEN, |listen| listen.get_ref().as_str());
+    let refuse = |message: String| match &http.listen {
+        Some(at) => places.wrong(at, "http.listen", message),
+        None => places
+            .source
+            .error(places.origins, 0, "http.listen", message),
+    };
+    let listen: SocketAddr = text.parse().map_err(|_| {
+        refuse(format!(
+            "expected an address and a port such as `{LISTEN}`, found `{text}`"
+        ))
+    })?;
+    if !listen.ip().is_loopback() && !http.allow_remote {
+        return Err(refuse(format!(
+            "`{text}` is reachable from other machines; expected a loopback address, or allow_remote = true"
+        )));
+    }
+    Ok(Http { listen })
+}

@@ -1,0 +1,162 @@
+//! From the tables `[[buses]]` and `[[sensors]]` to the settings.
+//!
+//! Owns: which keys a kind of source takes. Must not: open a bus or a sensor.
+
+use std::path::PathBuf;
+
+use quorate_firmware_bridge::{
+    hwmon::HwmonConfig,
+    iio::IioConfig,
+    simulated::{SimulatedConfig, SimulatedFault, SimulatedFaultKind},
+    tmp102::Tmp102Config,
+};
+
+use super::{Bus, Sensor, SettingsError, Source, convert::Places, file};
+
+pub(super) fn buses(places: &Places<'_>, buses: &[file::Bus]) -> Result<Vec<Bus>, SettingsError> {
+    let mut known: Vec<Bus> = Vec::new();
+    for (index, bus) in buses.iter().enumerate() {
+        let key = format!("buses[{index}]");
+        let kind = bus.kind.get_ref();
+        if kind != "i2c" {
+            let message = format!(
+                "bus kind `{kind}` is not built yet; expected `i2c` (hwmon and iio need no bus)"
+            );
+            return Err(places.wrong(&bus.kind, &format!("{key}.kind"), message));
+        }
+        let id = bus.id.get_ref();
+        if known.iter().any(|other| other.id == *id) {
+            return Err(places.wrong(
+                &bus.id,
+                &format!("{key}.id"),
+                format!("`{id}` is used twice"),
+            ));
+        }
+        known.push(Bus {
+            id: id.clone(),
+            path: PathBuf::from(&bus.path),
+        });
+    }
+    Ok(known)
+}
+
+pub(super) fn sensors(
+    places: &Places<'_>,
+    sensors: Vec<file::Sensor>,
+    buses: &[Bus],
+) -> Result<Vec<Sensor>, SettingsError> {
+    let mut known: Vec<Sensor> = Vec::new();
+    for (index, sensor) in sensors.into_iter().enumerate() {
+        let key = format!("sensors[{index}]");
+        let id = sensor.id.get_ref().clone();
+        if known.iter().any(|other| other.id == id) {
+            return Err(places.wrong(
+                &sensor.id,
+                &format!("{key}.id"),
+                format!("`{id}` is used twice"),
+            ));
+        }
+        let range = sensor
+            .range
+            .as_ref()
+            .map(|range| (range.get_ref()[0], range.get_ref()[1]));
+        if let Some((low, high)) = range
+            && !(low.is_finite() && high.is_finite() && low < high)
+        {
+            let at = sensor.range.as_ref().expect("it was just read");
+            let message =
+                format!("expected two finite numbers, the lower first, found [{low}, {high}]");
+            return Err(places.wrong(at, &format!("{key}.range"), message));
+        }
+        let refuse = |part: &str, message: String| {
+            places.wrong(&sensor.source, &format!("{key}.source{part}"), message)
+        };
+        let source = source(sensor.source.get_ref(), buses)
+            .map_err(|(part, message)| refuse(&part, message))?;
+        known.push(Sensor { id, source, range });
+    }
+    Ok(known)
+}
+
+fn source(source: &file::SensorSource, buses: &[Bus]) -> Result<Source, (String, String)> {
+    let whole = |message: String| (String::new(), message);
+    match source {
+        file::SensorSource::Replay {} => Ok(Source::Replay),
+        file::SensorSource::Simulated(signal) => simulated(signal),
+        file::SensorSource::Hwmon { chip, input, path } => {
+            let config = match (chip, input, path) {
+                (Some(chip), Some(input), None) => HwmonConfig::chip(chip, input),
+                (None, None, Some(path)) => HwmonConfig::path(path),
+                _ => {
+                    return Err(whole(
+                        "expected either `chip` and `input`, or `path`".into(),
+                    ));
+                }
+            };
+            config
+                .validate()
+                .map_err(|error| whole(error.to_string()))?;
+            Ok(Source::Hwmon(config))
+        }
+        file::SensorSource::Iio {
+            name,
+            channel,
+            device,
+        } => {
+            let mut config = IioConfig::new(name, channel);
+            config.device.clone_from(device);
+            config
+                .validate()
+                .map_err(|error| whole(error.to_string()))?;
+            Ok(Source::Iio(config))
+        }
+        file::SensorSource::Tmp102 { bus, address } => {
+            if !buses.iter().any(|known| known.id == *bus) {
+                let known: Vec<_> = buses.iter().map(|bus| bus.id.as_str()).collect();
+                return Err((
+                    ".bus".into(),
+                    format!("no bus `{bus}`; expected one of [{}]", known.join(", ")),
+                ));
+            }
+            let config = Tmp102Config { address: *address };
+            config
+                .validate()
+                .map_err(|error| (".address".into(), error.to_string()))?;
+            Ok(Source::Tmp102 {
+                bus: bus.clone(),
+                config,
+            })
+        }
+    }
+}
+
+fn simulated(signal: &file::Signal) -> Result<Source, (String, String)> {
+    let whole = |message: String| (String::new(), message);
+
+    let fault = match &signal.fault {
+        None => None,
+        Some(kind) => {
+            let kind: SimulatedFaultKind = kind
+                .parse()
+                .map_err(|error| (".fault".to_owned(), format!("{error}")))?;
+            Some(SimulatedFault {
+                from_sample: signal.fault_from,
+                until_sample: signal.fault_until,
+                ..SimulatedFault::new(kind)
+            })
+        }
+    };
+    let config = SimulatedConfig {
+        seed: signal.seed,
+        base: signal.base,
+        amplitude: signal.amplitude,
+        period_samples: signal.period,
+        noise_sigma: signal.noise,
+        offset: signal.offset,
+        fault,
+    };
+    config
+        .validate()
+        .map_err(|error| whole(error.to_string()))?;
+    Ok(Source::Simulated(config))
+}
