@@ -12,7 +12,7 @@ use std::{
 
 use quorate_core::{
     event::{StoreFault, StoredRecord},
-    record::time_text,
+    record::{time_text, wall_time},
     units::{BootId, Seq, WallAnchor},
 };
 use serde::{Deserialize, Serialize};
@@ -266,13 +266,14 @@ impl<W: Fn() -> WallAnchor> Feed<W> {
             &quoted
         };
         let anchor = (self.wall)();
+        let wall = wall_time(anchor, anchor.mono);
         let seq = self.opened.seq_next;
         let external = External {
             seq: seq.0,
             boot: self.boot.to_string(),
             mono_ms: anchor.mono.0,
-            time: Some(time_text(anchor.unix_ms)).filter(|text| anchor.synced && !text.is_empty()),
-            synced: anchor.synced,
+            time: wall.map(time_text),
+            synced: wall.is_some() && anchor.synced,
             kind: "external",
             body,
         };
