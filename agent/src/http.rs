@@ -4,7 +4,7 @@
 //! decide anything or change anything; every request is a read.
 //!
 //! Invariants: nothing here can delay a vote (the agent only replaces the picture and never waits); at most
-//! [`CONNECTIONS_MAX`] connections exist and each ends within a bounded time, whatever its client does.
+//! `CONNECTIONS_MAX` connections exist and each ends within a bounded time, whatever its client does.
 
 mod metrics;
 mod routes;
