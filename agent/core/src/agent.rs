@@ -115,7 +115,7 @@ impl Agent {
                 outcome,
             } => self.take_inference(now, model, tick, outcome, actions),
             Event::Stored { first, last } => {
-                self.counters.records_stored += self.outbox.stored(now, first, last);
+                self.counters.records_stored += self.outbox.stored(now, first, last, actions);
                 self.tell_lost(now, actions);
             }
             Event::StoreFailed { first, last, fault } => {
@@ -192,8 +192,7 @@ impl Agent {
         if let Some(link) = &mut self.link {
             link.advance(now, actions);
         }
-        let link_up = self.link_is_up();
-        self.outbox.advance(now, link_up, actions);
+        self.outbox.advance(now, self.link_is_up(), actions);
         if now >= self.vitals.next_deadline() {
             let debts = self.debts();
             self.vitals.advance(now, &debts, actions);
@@ -427,7 +426,9 @@ impl Agent {
             Settled::Unheard => self.counters.no_subscribers += 1,
             Settled::Refused(_) => self.counters.link_faults += 1,
             Settled::GivenUp(seq, _) => {
-                self.tell_gone(now, (seq, seq, 1), GoneCause::Refused, actions)
+                let told = self.outbox.seq_next();
+                self.tell_gone(now, (seq, seq, 1), GoneCause::Refused, actions);
+                self.outbox.discard_after(told, seq);
             }
         }
     }
@@ -555,11 +556,10 @@ impl Agent {
         if !health.stalled.is_empty() || self.outbox.is_failing() {
             return Condition::Failing;
         }
-        let voted = |quality: Quality| quality == Quality::Good;
         let quantities = health
             .quantities
             .iter()
-            .all(|quantity| quantity.tick.is_none() || voted(quantity.quality));
+            .all(|quantity| quantity.tick.is_none() || quantity.quality == Quality::Good);
         let models = health
             .models
             .iter()

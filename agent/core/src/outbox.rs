@@ -83,6 +83,8 @@ pub(crate) struct Outbox {
     pub(crate) report: StoreReport,
     /// Records that never became durable: first, last, how many.
     lost: Option<(Seq, Seq, u64)>,
+    /// Records to discard once the event that names them is durable: the event's place, and theirs.
+    discards: Vec<(Seq, Seq)>,
 }
 
 impl Outbox {
@@ -108,6 +110,7 @@ impl Outbox {
             disconnecting: false,
             report: StoreReport::default(),
             lost: None,
+            discards: Vec::new(),
         }
     }
 
@@ -172,8 +175,34 @@ impl Outbox {
         }
     }
 
+    /// The sequence number that the next record gets.
+    pub(crate) fn seq_next(&self) -> Seq {
+        self.seq_next
+    }
+
+    /// Deletes `given_up` once the record at `told` is durable: a power cut between the two must not lose it unnamed.
+    pub(crate) fn discard_after(&mut self, told: Seq, given_up: Seq) {
+        self.discards.push((told, given_up));
+    }
+
     /// Records from `first` to `last` are durable. Returns how many this call made so.
-    pub(crate) fn stored(&mut self, now: Mono, first: Seq, last: Seq) -> u64 {
+    pub(crate) fn stored(
+        &mut self,
+        now: Mono,
+        first: Seq,
+        last: Seq,
+        actions: &mut Vec<Action>,
+    ) -> u64 {
+        self.discards.retain(|&(told, given_up)| {
+            let durable = (first..=last).contains(&told);
+            if durable {
+                actions.push(Action::Discard {
+                    first: given_up,
+                    last: given_up,
+                });
+            }
+            !durable
+        });
         let mut count = 0;
         while let Some(seq) = self.storing.range(first..=last).map(|(seq, _)| *seq).next() {
             self.storing.remove(&seq);
@@ -307,23 +336,13 @@ impl Outbox {
                 self.rewind_to(first);
                 Settled::Unheard
             }
-            AckOutcome::Refused { reason } => self.refused(now, flight, reason, actions),
+            AckOutcome::Refused { reason } => self.refused(now, flight, reason),
         }
     }
 
-    fn refused(
-        &mut self,
-        now: Mono,
-        flight: Flight,
-        reason: u8,
-        actions: &mut Vec<Action>,
-    ) -> Settled {
+    fn refused(&mut self, now: Mono, flight: Flight, reason: u8) -> Settled {
         let of_the_payload = matches!(reason, REASON_PACKET_TOO_LARGE | REASON_PAYLOAD_FORMAT);
         if of_the_payload && flight.count == 1 {
-            actions.push(Action::Discard {
-                first: flight.first,
-                last: flight.last,
-            });
             return Settled::GivenUp(flight.first, reason);
         }
         self.rewind_to(flight.first);

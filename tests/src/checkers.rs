@@ -1,0 +1,322 @@
+//! The checkers: what must hold in every run, each a plain function with a plain error.
+//!
+//! Owns: the properties and their tolerances. Must not: know how the world makes its faults. The world hands over facts
+//! that it saw with its own eyes (its medium, its broker), never what the agent says of itself, but for the bounds.
+
+use std::fmt;
+
+use quorate_core::{
+    config::STORING_RECORDS_MAX,
+    units::{Mono, Seq},
+    vote::{ChannelState, Quality, Vote},
+};
+
+/// Farthest that a vote may lie from the truth while at most one of three channels is faulty, in units of the quantity.
+///
+/// The channels of the world have an accuracy of 0.5 and noise within 0.15. A channel is told from its siblings once it
+/// is farther off than what both accuracies explain (1.0); below that it may pull the value by its share of the weight.
+/// The truth moves by less than 0.03 a second and a reading may stand for 12.5 s: 0.4 more.
+pub const VOTE_TOLERANCE: f64 = 1.5;
+/// Votes after a start that are not judged: the channels are still being learned.
+pub const LEARNING_VOTES: usize = 60;
+/// After healing no record may wait longer than this, in milliseconds: linger, commit and a round trip, generously.
+pub const BACKLOG_AGE_MS_MAX: u64 = 30_000;
+/// A stroke may come this much later than its rhythm, in milliseconds.
+pub const STROKE_SLACK_MS: u64 = 500;
+
+/// The checkers by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Checker {
+    /// Nothing is published that is not durable.
+    DurableBeforePublish,
+    /// Nothing is forgotten before the broker took it.
+    TakenBeforeForget,
+    /// One (epoch, seq) names one payload for ever.
+    OneNameOnePayload,
+    /// Every durable record reaches the broker or is named as gone.
+    EveryRecordArrives,
+    /// After healing the backlog is gone and nothing is in flight.
+    BacklogDrains,
+    /// The vote stays near the truth while at most one channel is faulty.
+    VoteNearTruth,
+    /// Every tick of an up period has one vote, in order of time.
+    EveryTickOnce,
+    /// The watchdog is stroked while all is well, and not while a worker owes for too long.
+    WatchdogTellsTheTruth,
+    /// The same seed gives the same run.
+    SameSeedSameRun,
+    /// What the core keeps in memory and in flight is bounded.
+    MemoryBounded,
+}
+
+impl Checker {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::DurableBeforePublish,
+        Self::TakenBeforeForget,
+        Self::OneNameOnePayload,
+        Self::EveryRecordArrives,
+        Self::BacklogDrains,
+        Self::VoteNearTruth,
+        Self::EveryTickOnce,
+        Self::WatchdogTellsTheTruth,
+        Self::SameSeedSameRun,
+        Self::MemoryBounded,
+    ];
+}
+
+/// A property that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which property.
+    pub checker: Checker,
+    /// What was seen.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?}: {}", self.checker, self.message)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// The outcome of a checker.
+pub type Check = Result<(), Violation>;
+
+/// The property, or what was seen instead.
+///
+/// # Errors
+/// When `holds` is false.
+pub fn ensure(holds: bool, checker: Checker, message: impl FnOnce() -> String) -> Check {
+    if holds {
+        Ok(())
+    } else {
+        let message = message();
+        Err(Violation { checker, message })
+    }
+}
+
+/// What the world knows of one sequence number.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    /// The payload that was on the medium, flushed, at some time.
+    pub durable: Option<std::sync::Arc<[u8]>>,
+    /// The payload that the broker saw first, whether it took it or threw it away.
+    pub seen: Option<std::sync::Arc<[u8]>>,
+    /// How often the broker took it.
+    pub taken: u32,
+    /// The broker refused it, alone, because of what it holds.
+    pub refused: bool,
+    /// The agent gave it up.
+    pub discarded: bool,
+    /// An event that reached the broker names it as gone.
+    pub named_gone: bool,
+    /// When it became durable first, in milliseconds of the world.
+    pub durable_ms: u64,
+}
+
+/// A record goes to the broker: it must be on the medium with these bytes.
+///
+/// # Errors
+/// When it is not, or was never.
+pub fn durable_before_publish(seq: Seq, life: &Life) -> Check {
+    ensure(
+        life.durable.is_some(),
+        Checker::DurableBeforePublish,
+        || format!("{seq:?} was published and is not durable"),
+    )
+}
+
+/// A record is deleted as delivered.
+///
+/// # Errors
+/// When the broker does not have it.
+pub fn taken_before_forget(seq: Seq, life: &Life) -> Check {
+    ensure(
+        life.taken > 0 || life.discarded,
+        Checker::TakenBeforeForget,
+        || format!("{seq:?} was forgotten and the broker does not have it"),
+    )
+}
+
+/// A record is deleted as refused.
+///
+/// # Errors
+/// When the broker did not refuse it.
+pub fn refused_before_discard(seq: Seq, life: &Life) -> Check {
+    ensure(life.refused, Checker::TakenBeforeForget, || {
+        format!("{seq:?} was discarded and the broker never refused it alone")
+    })
+}
+
+/// The broker sees a payload under a name.
+///
+/// # Errors
+/// When it has seen another payload under the same name.
+pub fn one_name_one_payload(seq: Seq, life: &Life, payload: &[u8]) -> Check {
+    let same = life.seen.as_deref().is_none_or(|seen| seen == payload);
+    ensure(same, Checker::OneNameOnePayload, || {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let first = text(life.seen.as_deref().unwrap_or_default());
+        format!(
+            "{seq:?} names two payloads:\n  {first}\n  {}",
+            text(payload)
+        )
+    })
+}
+
+/// After healing: every durable record older than the allowed backlog has arrived or is named as gone.
+///
+/// # Errors
+/// The first that has not.
+pub fn every_record_arrives(lives: &[Life], now_ms: u64) -> Check {
+    for (seq, life) in lives.iter().enumerate() {
+        let due = life.durable.is_some() && life.durable_ms + BACKLOG_AGE_MS_MAX < now_ms;
+        ensure(
+            !due || life.taken > 0 || life.named_gone,
+            Checker::EveryRecordArrives,
+            || {
+                format!(
+                    "seq {seq} was durable at {} ms and neither arrived nor was named as gone ({})",
+                    life.durable_ms,
+                    if life.discarded {
+                        "discarded"
+                    } else {
+                        "not discarded"
+                    }
+                )
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// After healing: nothing old waits on the medium and nothing is in flight.
+///
+/// # Errors
+/// What is left.
+pub fn backlog_drains(oldest_durable_ms: Option<u64>, now_ms: u64, inflight: u64) -> Check {
+    let young = oldest_durable_ms.is_none_or(|oldest| now_ms - oldest <= BACKLOG_AGE_MS_MAX);
+    ensure(young && inflight == 0, Checker::BacklogDrains, || {
+        format!(
+            "oldest waiting record of {oldest_durable_ms:?} ms at {now_ms} ms, {inflight} messages in flight"
+        )
+    })
+}
+
+/// One vote with at most one faulty channel, after learning.
+///
+/// # Errors
+/// When a value that calls itself good or degraded lies too far off.
+pub fn vote_near_truth(quantity: usize, vote: &Vote, truth: f64) -> Check {
+    let judged = matches!(vote.quality, Quality::Good | Quality::Degraded)
+        && vote
+            .verdicts
+            .iter()
+            .all(|verdict| verdict.state != ChannelState::Learning);
+    let off = vote.value.map_or(0.0, |value| (value - truth).abs());
+    ensure(
+        !judged || off <= VOTE_TOLERANCE,
+        Checker::VoteNearTruth,
+        || format!("quantity {quantity}: vote {vote:?} is {off:.2} from the truth {truth:.2}"),
+    )
+}
+
+/// The votes of one quantity in one up period.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// First tick expected.
+    pub first: Mono,
+    /// Time between ticks in milliseconds.
+    pub period_ms: u64,
+    /// Last instant that the agent was told of.
+    pub end: Mono,
+}
+
+/// Checks the ticks of one quantity, in the order of their records. Returns how many ticks are missing.
+///
+/// # Errors
+/// When a tick comes twice, goes back or lies beside the grid.
+pub fn every_tick_once(grid: Grid, ticks: &[Mono]) -> Result<u64, Violation> {
+    let mut next = grid.first;
+    let mut missing = 0;
+    for &tick in ticks {
+        let on_grid = tick >= next && tick.since_ms(next) % grid.period_ms == 0;
+        ensure(on_grid, Checker::EveryTickOnce, || {
+            format!("a vote of {tick:?} where {next:?} was next")
+        })?;
+        missing += tick.since_ms(next) / grid.period_ms;
+        next = tick.plus_ms(grid.period_ms);
+    }
+    if grid.end > next {
+        missing += grid.end.since_ms(next).div_ceil(grid.period_ms);
+    }
+    Ok(missing)
+}
+
+/// The ticks that are missing must be explained: passed over and counted, or in records never handed to the store.
+///
+/// # Errors
+/// When they are not.
+pub fn missing_ticks_explained(missing: u64, counted: u64, unseen: u64, frozen: bool) -> Check {
+    ensure(
+        missing <= counted + unseen && missing + unseen >= counted && (frozen || counted == 0),
+        Checker::EveryTickOnce,
+        || {
+            format!(
+                "{missing} ticks have no vote; {counted} were counted as missed, {unseen} records were not stored, frozen: {frozen}"
+            )
+        },
+    )
+}
+
+/// A stroke arrives while the oldest debt of a worker is this old.
+///
+/// # Errors
+/// When it is older than the limit.
+pub fn no_stroke_while_stalled(debt_ms: u64, stall_ms: u64) -> Check {
+    ensure(debt_ms <= stall_ms, Checker::WatchdogTellsTheTruth, || {
+        format!("stroked while a worker has owed for {debt_ms} ms")
+    })
+}
+
+/// Nothing has been owed for long since `well_ms`: a stroke must have come by now.
+///
+/// # Errors
+/// When it has not.
+pub fn strokes_while_well(since_ms: u64, stroke_ms: u64) -> Check {
+    ensure(
+        since_ms <= stroke_ms + STROKE_SLACK_MS,
+        Checker::WatchdogTellsTheTruth,
+        || format!("no stroke for {since_ms} ms while all is well"),
+    )
+}
+
+/// Two runs of one seed.
+///
+/// # Errors
+/// When they differ.
+pub fn same_seed_same_run(first: u64, second: u64) -> Check {
+    ensure(first == second, Checker::SameSeedSameRun, || {
+        format!("trace hashes {first:016x} and {second:016x}")
+    })
+}
+
+/// What the core holds at once.
+///
+/// # Errors
+/// When a limit is passed.
+pub fn memory_bounded(inflight: u64, inflight_max: u64, storing: u64) -> Check {
+    let storing_max = u64::try_from(STORING_RECORDS_MAX).unwrap_or(u64::MAX);
+    ensure(
+        inflight <= inflight_max && storing <= storing_max,
+        Checker::MemoryBounded,
+        || {
+            format!(
+                "{inflight} of {inflight_max} messages in flight, {storing} of {storing_max} records waiting"
+            )
+        },
+    )
+}
