@@ -284,6 +284,8 @@ impl World {
             Checker::EveryTickOnce,
             || "the world's own configuration is not valid".into(),
         )?;
+        self.trace
+            .say(self.now_ms, || format!("fault mix: {:?}", self.mix));
         self.later(0, Pending::Restart);
         let chaos_end_ms = START_MS + self.options.chaos_ms;
         while self.next_ms() < chaos_end_ms {
