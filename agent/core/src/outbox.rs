@@ -329,6 +329,9 @@ impl Outbox {
         match outcome {
             AckOutcome::Taken => {
                 actions.push(Action::Forget { first, last });
+                // Back to full messages one record at a time: a refusal must not slow the rest of the connection.
+                let larger = self.records_max.saturating_add(1);
+                self.records_max = larger.min(self.config.batch_records_max);
                 Settled::Delivered(count)
             }
             AckOutcome::NoSubscribers => {
@@ -466,5 +469,94 @@ impl Outbox {
             seq_next: self.seq_next,
             report: self.report,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::{sync::Arc, vec, vec::Vec};
+
+    use super::{Outbox, REASON_PAYLOAD_FORMAT, Settled};
+    use crate::{
+        config::OutboxConfig,
+        event::{AckOutcome, Action, StoredRecord},
+        units::{BatchId, Mono, Seq},
+    };
+
+    fn records(first: u64, last: u64) -> Vec<StoredRecord> {
+        let record = |seq| StoredRecord {
+            seq: Seq(seq),
+            payload: Arc::from(&b"{}"[..]),
+        };
+        (first..=last).map(record).collect()
+    }
+
+    /// An outbox after a restart, with 299 records behind it in the store.
+    fn outbox() -> Outbox {
+        let mut outbox = Outbox::new(OutboxConfig::default(), Seq(300), Mono(0));
+        outbox.link_up(70_000, 1);
+        outbox
+    }
+
+    /// Sends what is asked for next. Returns the message and how many records it holds.
+    fn send(outbox: &mut Outbox, now: Mono) -> (BatchId, u64) {
+        let mut actions = Vec::new();
+        outbox.advance(now, true, &mut actions);
+        let Some(Action::Load {
+            after,
+            through,
+            records_max,
+            ..
+        }) = actions.pop()
+        else {
+            return (BatchId(u64::MAX), 0);
+        };
+        let last = through.0.min(after.0 + u64::from(records_max));
+        let found = records(after.0 + 1, last);
+        outbox.loaded(now, true, (after, through), found, &mut actions);
+        let sent = outbox.inflight.last_key_value();
+        sent.map_or((BatchId(u64::MAX), 0), |(batch, flight)| {
+            (*batch, flight.count)
+        })
+    }
+
+    #[test]
+    fn seed_126_messages_grow_again_after_a_refusal() {
+        let mut outbox = outbox();
+        let mut actions = Vec::new();
+        let refused = AckOutcome::Refused {
+            reason: REASON_PAYLOAD_FORMAT,
+        };
+        let mut sizes = Vec::new();
+        loop {
+            let (batch, count) = send(&mut outbox, Mono(1_000));
+            sizes.push(count);
+            if let Settled::GivenUp(..) = outbox.acked(Mono(1_000), batch, refused, &mut actions) {
+                break;
+            }
+        }
+        assert_eq!(sizes, vec![100, 50, 25, 12, 6, 3, 1]);
+        for expected in 1..=5 {
+            let (batch, count) = send(&mut outbox, Mono(1_000));
+            assert_eq!(count, expected);
+            outbox.acked(Mono(1_000), batch, AckOutcome::Taken, &mut actions);
+        }
+    }
+
+    #[test]
+    fn seed_12_a_record_is_discarded_only_when_its_event_is_durable() {
+        let mut outbox = outbox();
+        let mut actions = Vec::new();
+        outbox.discard_after(Seq(301), Seq(7));
+        outbox.stored(Mono(0), Seq(300), Seq(300), &mut actions);
+        assert_eq!(actions, vec![]);
+        outbox.stored(Mono(0), Seq(301), Seq(302), &mut actions);
+        let discard = Action::Discard {
+            first: Seq(7),
+            last: Seq(7),
+        };
+        assert_eq!(actions, vec![discard]);
+        outbox.stored(Mono(0), Seq(301), Seq(302), &mut actions);
+        assert_eq!(actions.len(), 1, "once");
     }
 }
