@@ -192,6 +192,8 @@ struct World {
     options: Options,
     random: Rng,
     mix: Mix,
+    /// Quantities of which never more than one sensor is bad; a voter remembers what two bad ones taught it.
+    single: Vec<bool>,
     config: Config,
     now_ms: u64,
     order: u64,
@@ -253,6 +255,7 @@ impl World {
             mix.poison_every = 400;
         }
         Self {
+            single: mix.bad_sensors.iter().map(|bad| bad.len() <= 1).collect(),
             mix,
             random,
             config: plant::config(quantities),
@@ -438,7 +441,7 @@ impl World {
             let Some((quantity, votes)) = self.period.record(record)? else {
                 continue;
             };
-            let single = self.mix.bad_sensors[quantity].len() <= 1;
+            let single = self.single[quantity];
             if let Body::Vote { vote, .. } = &record.body
                 && single
                 && votes > LEARNING_VOTES
@@ -538,9 +541,7 @@ impl World {
         let oldest = self.disk.oldest();
         let oldest_ms = oldest.map(|seq| self.life(seq).durable_ms);
         // First what was lost: a backlog that is stuck is the milder finding of the two.
-        if self.options.sabotage != Sabotage::KeepsDelivered {
-            checkers::every_record_arrives(&self.lives, self.now_ms)?;
-        }
+        checkers::every_record_arrives(&self.lives, self.now_ms)?;
         checkers::backlog_drains(oldest_ms, self.now_ms, self.inflight())?;
         self.agent
             .as_ref()
