@@ -67,7 +67,10 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
     };
     let (shell, events, listening) = assembly::assemble(parts, sensing)?;
     tracing::info!(device = %settings.device, %listening, "running");
-    stop_on_signal(events)?;
+    on_signal(move || {
+        let _ = events.send(Event::Stop);
+    })
+    .map_err(Outcome::failed)?;
     shell.run();
     Ok(())
 }
@@ -315,30 +318,24 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
 #[must_use]
 pub fn ended() -> Receiver<()> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
-    if let Ok(mut signals) = Signals::new([SIGTERM, SIGINT]) {
-        let waiter = std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                if signals.forever().next().is_some() {
-                    let _ = sender.send(());
-                }
-            });
-        if let Err(error) = waiter {
-            tracing::error!(%error, "signals are not heard");
-        }
+    let heard = on_signal(move || {
+        let _ = sender.send(());
+    });
+    if let Err(error) = heard {
+        tracing::error!(%error, "signals are not heard");
     }
     receiver
 }
 
-fn stop_on_signal(events: Sender<Event>) -> Result<(), Outcome> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Outcome::failed)?;
+/// Does `deed` once, at the first SIGTERM or SIGINT.
+fn on_signal(deed: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             if signals.forever().next().is_some() {
-                let _ = events.send(Event::Stop);
+                deed();
             }
-        })
-        .map_err(Outcome::failed)?;
+        })?;
     Ok(())
 }

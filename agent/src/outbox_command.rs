@@ -7,12 +7,11 @@
 use std::{
     io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use quorate_core::{
     event::{StoreFault, StoredRecord},
-    record::{time_text, wall_time},
+    record::{Stamp, encode_external},
     units::{BootId, Seq, WallAnchor},
 };
 use serde::{Deserialize, Serialize};
@@ -59,17 +58,6 @@ impl From<StoreFault> for OutboxCommandError {
     fn from(fault: StoreFault) -> Self {
         Self::Store(fault)
     }
-}
-
-#[derive(Serialize)]
-struct External<'a> {
-    seq: u64,
-    boot: String,
-    mono_ms: u64,
-    time: Option<String>,
-    synced: bool,
-    kind: &'static str,
-    body: &'a RawValue,
 }
 
 #[derive(Serialize)]
@@ -266,19 +254,13 @@ impl<W: Fn() -> WallAnchor> Feed<W> {
             &quoted
         };
         let anchor = (self.wall)();
-        let wall = wall_time(anchor, anchor.mono);
-        let seq = self.opened.seq_next;
-        let external = External {
-            seq: seq.0,
-            boot: self.boot.to_string(),
-            mono_ms: anchor.mono.0,
-            time: wall.map(time_text),
-            synced: wall.is_some() && anchor.synced,
-            kind: "external",
-            body,
+        let stamp = Stamp {
+            boot: self.boot,
+            mono: anchor.mono,
+            wall: Some(anchor),
         };
-        let payload: Arc<[u8]> = serde_json::to_vec(&external)?.into();
-        self.group.push(StoredRecord { seq, payload });
+        let seq = self.opened.seq_next;
+        self.group.push(encode_external(seq, stamp, &body)?);
         self.opened.seq_next = seq.next();
         Ok(())
     }

@@ -32,7 +32,7 @@ use quorate_core::{
 
 pub use self::{
     finding::{Finding, Gone, StoreError},
-    opening::{check, open},
+    opening::open,
     worker::{Command, spawn},
 };
 use self::{

@@ -155,25 +155,43 @@ pub fn encode(config: &Config, record: &Record) -> StoredRecord {
         Body::Inference(inference) => WireBody::Inference(WireInference::new(config, inference)),
         Body::Event(occurrence) => WireBody::Event(WireEvent::new(occurrence)),
     };
-    let wall = record
-        .stamp
-        .wall
-        .and_then(|anchor| wall_time(anchor, record.stamp.mono));
+    wrap(record.seq, record.stamp, record.body.kind(), &body)
+        .expect("plain structures of strings and numbers always encode")
+}
+
+/// The JSON object of a record whose body another program made.
+///
+/// # Errors
+/// `body` is nothing that JSON can hold.
+pub fn encode_external(
+    seq: Seq,
+    stamp: Stamp,
+    body: &impl Serialize,
+) -> Result<StoredRecord, serde_json::Error> {
+    wrap(seq, stamp, "external", body)
+}
+
+/// What every record says of itself, around its body.
+fn wrap(
+    seq: Seq,
+    stamp: Stamp,
+    kind: &'static str,
+    body: &impl Serialize,
+) -> Result<StoredRecord, serde_json::Error> {
+    let wall = stamp.wall.and_then(|anchor| wall_time(anchor, stamp.mono));
     let wire = WireRecord {
-        seq: record.seq.0,
-        boot: format!("{}", record.stamp.boot),
-        mono_ms: record.stamp.mono.0,
+        seq: seq.0,
+        boot: format!("{}", stamp.boot),
+        mono_ms: stamp.mono.0,
         time: wall.map(time_text),
-        synced: wall.is_some() && record.stamp.wall.is_some_and(|anchor| anchor.synced),
-        kind: record.body.kind(),
+        synced: wall.is_some() && stamp.wall.is_some_and(|anchor| anchor.synced),
+        kind,
         body,
     };
-    let bytes =
-        serde_json::to_vec(&wire).expect("plain structures of strings and numbers always encode");
-    StoredRecord {
-        seq: record.seq,
-        payload: Arc::from(bytes),
-    }
+    Ok(StoredRecord {
+        seq,
+        payload: Arc::from(serde_json::to_vec(&wire)?),
+    })
 }
 
 /// Wall time of a monotonic instant in milliseconds since 1970, where the clock can be believed.
@@ -193,14 +211,14 @@ pub fn time_text(unix_ms: i64) -> String {
 }
 
 #[derive(Serialize)]
-struct WireRecord<'a> {
+struct WireRecord<'a, B> {
     seq: u64,
     boot: String,
     mono_ms: u64,
     time: Option<String>,
     synced: bool,
     kind: &'static str,
-    body: WireBody<'a>,
+    body: &'a B,
 }
 
 #[derive(Serialize)]

@@ -64,23 +64,6 @@ pub fn open(options: &Options) -> Result<Opened, StoreError> {
     })
 }
 
-/// Whether [`open`] may expect to succeed; changes nothing.
-///
-/// # Errors
-/// As [`open`].
-pub fn check(path: &Path) -> Result<(), StoreError> {
-    if path.is_dir() && path.join("lock").exists() {
-        drop(lock(path).map_err(|fault| match fault.cause {
-            "in-use" => StoreError::InUse(path.to_owned()),
-            _ => StoreError::Unavailable {
-                path: path.to_owned(),
-                fault,
-            },
-        })?);
-    }
-    Ok(())
-}
-
 /// sled's own record of where the sequence stands.
 pub(super) fn state(epoch: u64, seq_next: u64, watermark: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(28);
