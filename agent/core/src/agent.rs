@@ -5,12 +5,14 @@
 //! Invariants: [`Agent::handle`] is total and returns no error; the same configuration, start and events give the same
 //! actions; a vote is given for every tick of the grid, once.
 
+mod picture;
+
 use alloc::{string::String, vec::Vec};
 
 use crate::{
     config::{Config, Recovered},
     event::{AckOutcome, Action, Event, GoneCause, InferenceFault, ProbeFault, Worker},
-    health::{Condition, Counters, Health, SensorHealth},
+    health::Counters,
     infer::{Model, Step},
     link::Link,
     outbox::{Outbox, Settled},
@@ -510,65 +512,6 @@ impl Agent {
         self.counters.records += 1;
         if !self.outbox.add(at, stamp, body, actions) {
             self.counters.records_gone[2] += 1;
-        }
-    }
-
-    /// What the agent says of itself now.
-    #[must_use]
-    pub fn health(&self, now: Mono) -> Health {
-        let stalled = self.debts().stalled(now, self.vitals.stall_ms());
-        let sensors = self.config.sensors.iter().zip(&self.sensors);
-        let health = Health {
-            now,
-            started: self.started,
-            condition: Condition::Ok,
-            sensors: sensors
-                .map(|(config, sensor)| SensorHealth {
-                    id: config.id.clone(),
-                    value: sensor.newest().map(|(value, _)| value),
-                    taken: sensor.newest().map(|(_, taken)| taken),
-                    fault: sensor.fault.map(|(fault, _)| fault.cause),
-                    fault_permanent: sensor.fault.is_some_and(|(fault, _)| fault.permanent),
-                    fault_since: sensor.fault.map(|(_, since)| since),
-                })
-                .collect(),
-            quantities: self
-                .quantities
-                .iter()
-                .map(|quantity| quantity.health(&self.config.sensors))
-                .collect(),
-            models: self.models.iter().map(Model::health).collect(),
-            store: self.outbox.health(),
-            link: self
-                .link
-                .as_ref()
-                .map(|link| link.health(self.outbox.inflight())),
-            stalled,
-            counters: self.counters,
-        };
-        Health {
-            condition: self.condition(&health),
-            ..health
-        }
-    }
-
-    fn condition(&self, health: &Health) -> Condition {
-        if !health.stalled.is_empty() || self.outbox.is_failing() {
-            return Condition::Failing;
-        }
-        let quantities = health
-            .quantities
-            .iter()
-            .all(|quantity| quantity.tick.is_none() || quantity.quality == Quality::Good);
-        let models = health
-            .models
-            .iter()
-            .all(|model| matches!(model.state, "filling" | "running"));
-        let sensors = health.sensors.iter().all(|sensor| sensor.fault.is_none());
-        if quantities && models && sensors {
-            Condition::Ok
-        } else {
-            Condition::Degraded
         }
     }
 }

@@ -1,0 +1,72 @@
+//! The picture that the agent gives of itself.
+//!
+//! Owns: how [`Health`] is filled and what makes the agent degraded or failing. Must not: change anything.
+
+use super::Agent;
+use crate::{
+    health::{Condition, Health, SensorHealth},
+    infer::Model,
+    units::Mono,
+    vote::Quality,
+};
+
+impl Agent {
+    /// What the agent says of itself now.
+    #[must_use]
+    pub fn health(&self, now: Mono) -> Health {
+        let stalled = self.debts().stalled(now, self.vitals.stall_ms());
+        let sensors = self.config.sensors.iter().zip(&self.sensors);
+        let health = Health {
+            now,
+            started: self.started,
+            condition: Condition::Ok,
+            sensors: sensors
+                .map(|(config, sensor)| SensorHealth {
+                    id: config.id.clone(),
+                    value: sensor.newest().map(|(value, _)| value),
+                    taken: sensor.newest().map(|(_, taken)| taken),
+                    fault: sensor.fault.map(|(fault, _)| fault.cause),
+                    fault_permanent: sensor.fault.is_some_and(|(fault, _)| fault.permanent),
+                    fault_since: sensor.fault.map(|(_, since)| since),
+                })
+                .collect(),
+            quantities: self
+                .quantities
+                .iter()
+                .map(|quantity| quantity.health(&self.config.sensors))
+                .collect(),
+            models: self.models.iter().map(Model::health).collect(),
+            store: self.outbox.health(),
+            link: self
+                .link
+                .as_ref()
+                .map(|link| link.health(self.outbox.inflight())),
+            stalled,
+            counters: self.counters,
+        };
+        Health {
+            condition: self.condition(&health),
+            ..health
+        }
+    }
+
+    fn condition(&self, health: &Health) -> Condition {
+        if !health.stalled.is_empty() || self.outbox.is_failing() {
+            return Condition::Failing;
+        }
+        let quantities = health
+            .quantities
+            .iter()
+            .all(|quantity| quantity.tick.is_none() || quantity.quality == Quality::Good);
+        let models = health
+            .models
+            .iter()
+            .all(|model| matches!(model.state, "filling" | "running"));
+        let sensors = health.sensors.iter().all(|sensor| sensor.fault.is_none());
+        if quantities && models && sensors {
+            Condition::Ok
+        } else {
+            Condition::Degraded
+        }
+    }
+}
