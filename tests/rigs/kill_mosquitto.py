@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Kills the agent and stops a real mosquitto while records flow, and counts what a subscriber received.
 
-usage: tests/rigs/kill_mosquitto.py --binary target/release/quorate [--records N] [--kills N] [--stops N] [--stop-s S]
-needs: mosquitto and mosquitto_sub on the PATH. Everything runs on loopback, in a folder that goes at the end.
+usage: tests/rigs/kill_mosquitto.py --binary target/release/quorate [--records N] [--kills N] [--stops N] [--stop-s S] [--keep DIR]
+needs: mosquitto and mosquitto_sub on the PATH. Everything runs on loopback, in a folder that goes at the end, unless
+--keep names one: then the logs of both sides and the store stay there for whoever looks for a lost record.
 
 Prints one line per kill and stop, then: records committed, received, repeats, payloads that differ, lost. Exit 1 when a
 record is lost or a sequence number names two payloads. A record counts as committed when its sequence number was given
 out and kept: the agent's own sequence has no gap, so every number below the next one must have arrived or still lie in
 the store.
 """
-import argparse, hashlib, json, os, random, signal, socket, subprocess, sys, tempfile, threading, time
+import argparse, contextlib, hashlib, json, os, random, signal, socket, subprocess, sys, tempfile, threading, time
 
 QUANTITIES, PERIOD_MS = 10, 20
 
@@ -73,16 +74,20 @@ def main():
     arguments.add_argument("--stops", type=int, default=20)
     arguments.add_argument("--stop-s", type=float, default=30.0)
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--keep")
     a = arguments.parse_args()
     rng, port, endpoint = random.Random(a.seed), free_port(), free_port()
     print(f"seed {a.seed}")
-    with tempfile.TemporaryDirectory() as folder:
+    if a.keep:
+        os.makedirs(a.keep)
+    with contextlib.nullcontext(a.keep) if a.keep else tempfile.TemporaryDirectory() as folder:
         with open(f"{folder}/mosquitto.conf", "w") as f:
-            f.write(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n")
+            f.write(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nlog_type all\n"
+                    "log_dest stderr\n")
         with open(f"{folder}/quorate.toml", "w") as f:
             f.write(configuration(folder, port, endpoint))
-        log = open(f"{folder}/log", "w")
-        broker = subprocess.Popen(["mosquitto", "-c", f"{folder}/mosquitto.conf"], stdout=log, stderr=log)
+        log, broker_log = open(f"{folder}/agent.log", "w"), open(f"{folder}/broker.log", "w")
+        broker = subprocess.Popen(["mosquitto", "-c", f"{folder}/mosquitto.conf"], stdout=broker_log, stderr=broker_log)
         wait("the broker", lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
         subscriber = subprocess.Popen(
             ["mosquitto_sub", "-p", str(port), "-V", "mqttv5", "-q", "1", "-c", "-i", "rig-subscriber", "-x", "4000000",
