@@ -137,6 +137,11 @@ fn account(picture: &Value, output: &mut impl Write) -> io::Result<()> {
     for quantity in list(&picture["quantities"]) {
         account_quantity(quantity, output)?;
     }
+    account_parts(picture, output)?;
+    account_delivery(picture, output)
+}
+
+fn account_parts(picture: &Value, output: &mut impl Write) -> io::Result<()> {
     for sensor in list(&picture["sensors"])
         .iter()
         .filter(|sensor| !sensor["fault"].is_null())
@@ -164,6 +169,10 @@ fn account(picture: &Value, output: &mut impl Write) -> io::Result<()> {
         )?;
         ended(&model["fault"], &model["retry_ms"], output)?;
     }
+    Ok(())
+}
+
+fn account_delivery(picture: &Value, output: &mut impl Write) -> io::Result<()> {
     let store = &picture["store"];
     let (records, bytes) = (&store["pending_records"], &store["pending_bytes"]);
     write!(

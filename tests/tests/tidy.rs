@@ -54,13 +54,9 @@ const FILE_LINES_MAX: usize = 500;
 /// Lines of a function, signature and closing brace included.
 const FUNCTION_LINES_MAX: usize = 70;
 /// Files that are longer: at most these many lines. A number here may only fall.
-const LONG_FILES: [(&str, usize); 1] = [("agent/core/src/agent.rs", 517)];
+const LONG_FILES: [(&str, usize); 0] = [];
 /// Functions that are longer, as `file function`. A number here may only fall.
-const LONG_FUNCTIONS: [(&str, usize); 3] = [
-    ("agent/core/src/agent.rs handle", 84),
-    ("agent/core/src/config.rs validate", 72),
-    ("agent/src/status.rs account", 88),
-];
+const LONG_FUNCTIONS: [(&str, usize); 0] = [];
 
 /// A file of the tree: its path from the root, and its text.
 #[derive(Debug)]

@@ -6,18 +6,21 @@
 //! actions; a vote is given for every tick of the grid, once.
 
 mod picture;
+mod telling;
 
 use alloc::{string::String, vec::Vec};
 
 use crate::{
     config::{Config, Recovered},
-    event::{AckOutcome, Action, Event, GoneCause, InferenceFault, ProbeFault, Worker},
+    event::{
+        AckOutcome, Action, Event, GoneCause, InferenceFault, ProbeFault, StoredRecord, Worker,
+    },
     health::Counters,
     infer::{Model, Step},
     link::Link,
     outbox::{Outbox, Settled},
     quantity::{Change, Quantity},
-    record::{Body, InputSummary, Occurrence, Stamp},
+    record::{Body, InputSummary, Occurrence},
     sensor::Sensor,
     units::{BatchId, BootId, ModelId, Mono, SensorId, Seq, WallAnchor},
     vitals::{Debts, Vitals},
@@ -128,15 +131,7 @@ impl Agent {
                 after,
                 through,
                 records,
-            } => {
-                let link_up = self.link_is_up();
-                if self
-                    .outbox
-                    .loaded(now, link_up, (after, through), records, actions)
-                {
-                    self.counters.batches_published += 1;
-                }
-            }
+            } => self.take_records(now, (after, through), records, actions),
             Event::LoadFailed { .. } => {
                 self.counters.store_faults += 1;
                 self.outbox.load_failed(now);
@@ -153,22 +148,7 @@ impl Agent {
             Event::LinkUp {
                 packet_bytes_max,
                 inflight_max,
-            } => {
-                self.counters.connects += 1;
-                self.outbox.link_up(packet_bytes_max, inflight_max);
-                if let Some(link) = &mut self.link {
-                    link.transition_to_up(now);
-                }
-                self.tell(
-                    now,
-                    Occurrence {
-                        what: "link",
-                        to: Some("up"),
-                        ..Occurrence::default()
-                    },
-                    actions,
-                );
-            }
+            } => self.gain_link(now, packet_bytes_max, inflight_max, actions),
             Event::LinkDown { fault } => self.lose_link(now, fault, actions),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
@@ -367,26 +347,34 @@ impl Agent {
         }
     }
 
-    fn tell_model(
+    fn take_records(
         &mut self,
         now: Mono,
-        index: usize,
-        before: crate::infer::State,
-        fault: Option<InferenceFault>,
+        range: (Seq, Seq),
+        records: Vec<StoredRecord>,
         actions: &mut Vec<Action>,
     ) {
-        let after = self.models[index].state;
-        if after == before && fault.is_none() {
-            return;
+        let link_up = self.link_is_up();
+        let published = self.outbox.loaded(now, link_up, range, records, actions);
+        self.counters.batches_published += u64::from(published);
+    }
+
+    fn gain_link(
+        &mut self,
+        now: Mono,
+        packet_bytes_max: u32,
+        inflight_max: u16,
+        actions: &mut Vec<Action>,
+    ) {
+        self.counters.connects += 1;
+        self.outbox.link_up(packet_bytes_max, inflight_max);
+        if let Some(link) = &mut self.link {
+            link.transition_to_up(now);
         }
         let occurrence = Occurrence {
-            what: "model",
-            subject: self.config.models[index].id.clone(),
-            from: Some(before.as_str()),
-            to: Some(after.as_str()),
-            reason: fault.as_ref().map(|fault| fault.cause),
-            detail: fault.map(|fault| fault.detail),
-            records: None,
+            what: "link",
+            to: Some("up"),
+            ..Occurrence::default()
         };
         self.tell(now, occurrence, actions);
     }
@@ -430,7 +418,10 @@ impl Agent {
             Settled::GivenUp(seq, _) => {
                 let told = self.outbox.seq_next();
                 self.tell_gone(now, (seq, seq, 1), GoneCause::Refused, actions);
-                self.outbox.discard_after(told, seq);
+                // Where the event found no room, the record stays: it goes again with the next connection.
+                if self.outbox.seq_next() != told {
+                    self.outbox.discard_after(told, seq);
+                }
             }
         }
     }
@@ -468,50 +459,5 @@ impl Agent {
             ..Occurrence::default()
         };
         self.tell(now, occurrence, actions);
-    }
-
-    fn tell_lost(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        if let Some(lost) = self.outbox.take_lost() {
-            self.tell_gone(now, lost, GoneCause::NotStored, actions);
-        }
-    }
-
-    fn tell_gone(
-        &mut self,
-        now: Mono,
-        records: (Seq, Seq, u64),
-        cause: GoneCause,
-        actions: &mut Vec<Action>,
-    ) {
-        let index = match cause {
-            GoneCause::Full => 0,
-            GoneCause::Damaged => 1,
-            GoneCause::NotStored => 2,
-            GoneCause::Refused => 3,
-        };
-        self.counters.records_gone[index] += records.2;
-        let occurrence = Occurrence {
-            what: "records-gone",
-            reason: Some(cause.as_str()),
-            records: Some(records),
-            ..Occurrence::default()
-        };
-        self.tell(now, occurrence, actions);
-    }
-
-    fn tell(&mut self, at: Mono, occurrence: Occurrence, actions: &mut Vec<Action>) {
-        self.record(at, Body::Event(occurrence), actions);
-    }
-
-    fn record(&mut self, at: Mono, body: Body, actions: &mut Vec<Action>) {
-        let stamp = Stamp {
-            boot: self.boot,
-            mono: at,
-            wall: self.wall,
-        };
-        self.counters.records += 1;
-        if !self.outbox.add(at, stamp, body, actions) {
-            self.counters.records_gone[2] += 1;
-        }
     }
 }

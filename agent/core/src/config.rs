@@ -271,6 +271,12 @@ impl SensorConfig {
 impl QuantityConfig {
     fn validate(&self, key: &str, sensors: usize) -> Result<(), ConfigError> {
         check_id(&format!("{key}.id"), &self.id)?;
+        self.validate_channels(key, sensors)?;
+        self.validate_times(key)?;
+        self.validate_voting(key)
+    }
+
+    fn validate_channels(&self, key: &str, sensors: usize) -> Result<(), ConfigError> {
         let channels = self.sensors.len();
         check(
             (1..=CHANNELS_MAX).contains(&channels),
@@ -288,6 +294,10 @@ impl QuantityConfig {
                 "a sensor may stand only once in a quantity".into()
             })?;
         }
+        Ok(())
+    }
+
+    fn validate_times(&self, key: &str) -> Result<(), ConfigError> {
         check(
             (PERIOD_MS_MIN..=PERIOD_MS_MAX).contains(&self.period_ms),
             &format!("{key}.period_ms"),
@@ -317,7 +327,11 @@ impl QuantityConfig {
                     self.period_ms, self.lead_ms
                 )
             },
-        )?;
+        )
+    }
+
+    fn validate_voting(&self, key: &str) -> Result<(), ConfigError> {
+        let channels = self.sensors.len();
         let positive = |value: f64| value.is_finite() && value >= 0.0;
         check(
             self.accuracy_absolute.is_none_or(positive) && positive(self.accuracy_relative),

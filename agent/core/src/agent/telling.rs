@@ -1,0 +1,84 @@
+//! What the agent writes down: votes, inferences and what changed, as records in the outbox.
+//!
+//! Owns: the words of every event record and the stamp of every record. Must not: decide; it says what was decided.
+
+use alloc::vec::Vec;
+
+use super::Agent;
+use crate::{
+    event::{Action, GoneCause, InferenceFault},
+    infer::State,
+    record::{Body, Occurrence, Stamp},
+    units::{Mono, Seq},
+};
+
+impl Agent {
+    pub(super) fn tell_model(
+        &mut self,
+        now: Mono,
+        index: usize,
+        before: State,
+        fault: Option<InferenceFault>,
+        actions: &mut Vec<Action>,
+    ) {
+        let after = self.models[index].state;
+        if after == before && fault.is_none() {
+            return;
+        }
+        let occurrence = Occurrence {
+            what: "model",
+            subject: self.config.models[index].id.clone(),
+            from: Some(before.as_str()),
+            to: Some(after.as_str()),
+            reason: fault.as_ref().map(|fault| fault.cause),
+            detail: fault.map(|fault| fault.detail),
+            records: None,
+        };
+        self.tell(now, occurrence, actions);
+    }
+
+    pub(super) fn tell_lost(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if let Some(lost) = self.outbox.take_lost() {
+            self.tell_gone(now, lost, GoneCause::NotStored, actions);
+        }
+    }
+
+    pub(super) fn tell_gone(
+        &mut self,
+        now: Mono,
+        records: (Seq, Seq, u64),
+        cause: GoneCause,
+        actions: &mut Vec<Action>,
+    ) {
+        let index = match cause {
+            GoneCause::Full => 0,
+            GoneCause::Damaged => 1,
+            GoneCause::NotStored => 2,
+            GoneCause::Refused => 3,
+        };
+        self.counters.records_gone[index] += records.2;
+        let occurrence = Occurrence {
+            what: "records-gone",
+            reason: Some(cause.as_str()),
+            records: Some(records),
+            ..Occurrence::default()
+        };
+        self.tell(now, occurrence, actions);
+    }
+
+    pub(super) fn tell(&mut self, at: Mono, occurrence: Occurrence, actions: &mut Vec<Action>) {
+        self.record(at, Body::Event(occurrence), actions);
+    }
+
+    pub(super) fn record(&mut self, at: Mono, body: Body, actions: &mut Vec<Action>) {
+        let stamp = Stamp {
+            boot: self.boot,
+            mono: at,
+            wall: self.wall,
+        };
+        self.counters.records += 1;
+        if !self.outbox.add(at, stamp, body, actions) {
+            self.counters.records_gone[2] += 1;
+        }
+    }
+}
