@@ -310,7 +310,8 @@ impl Outbox {
 
     pub(crate) fn load_failed(&mut self, now: Mono) {
         self.loading = None;
-        self.paused_until = now.plus_ms(RETRY_MS_MIN);
+        // A refusal may have asked for a longer pause.
+        self.paused_until = self.paused_until.max(now.plus_ms(RETRY_MS_MIN));
     }
 
     pub(crate) fn acked(
@@ -440,12 +441,10 @@ impl Outbox {
         let storing = self
             .storing
             .iter()
-            .find(|(seq, _)| !self.failed.contains(seq))
+            .filter(|(seq, _)| !self.failed.contains(seq))
             .map(|(_, (_, asked))| *asked);
-        storing
-            .into_iter()
-            .chain(self.loading.map(|(_, asked)| asked))
-            .min()
+        // Not the lowest number's: one that was tried again lately may stand before one that waits for long.
+        storing.chain(self.loading.map(|(_, asked)| asked)).min()
     }
 
     pub(crate) fn inflight(&self) -> u64 {
