@@ -13,6 +13,7 @@ use quorate_core::{
 use quorate_models::Runner;
 
 use crate::{
+    announcement::Announcement,
     clock::{self, Clock},
     http, inference, mqtt,
     outcome::Outcome,
@@ -97,6 +98,7 @@ pub fn assemble(
         // The queue is empty and far longer than what one opening can find.
         let _ = events.try_send(event);
     }
+    let announcement = Announcement::new(parts.config.device.clone(), boot.to_string());
     let shell = Shell {
         agent: Agent::recover(parts.config, recovered, parts.clock.now()),
         clock: parts.clock,
@@ -106,6 +108,7 @@ pub fn assemble(
         store,
         link,
         picture,
+        announcement,
         supervisor: Supervisor::new(),
         epoch: opened.epoch,
     };

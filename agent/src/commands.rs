@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, IsTerminal as _, Write},
     net::SocketAddr,
     path::Path,
 };
@@ -49,6 +49,7 @@ const PACKET_BYTES_MAX: u32 = 2 * RECORD_BYTES_MAX as u32;
 /// Status 2 for the configuration and the models, 1 for what does not start.
 pub fn run(path: &Path) -> Result<(), Outcome> {
     let settings = Settings::load(path).map_err(Outcome::refused)?;
+    log_to_stderr(settings.log_level);
     let (config, runners) = load_models(&settings)?;
     let clock = Clock::real();
     let parts = Parts {
@@ -312,6 +313,15 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
         inflight_max: u16::try_from(mqtt.outbox.inflight_batches_max).unwrap_or(u16::MAX),
         version: env!("CARGO_PKG_VERSION").into(),
     })
+}
+
+/// Log lines go to standard error; the service manager or a person reads them there.
+fn log_to_stderr(level: tracing::Level) {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(level)
+        .init();
 }
 
 /// Tells when SIGTERM or SIGINT came.

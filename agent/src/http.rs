@@ -10,7 +10,7 @@ mod metrics;
 mod routes;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     convert::Infallible,
@@ -81,19 +81,34 @@ impl Options {
     }
 }
 
-/// One picture of the agent, with what gives its times a meaning.
+/// What the agent shows of itself at one time.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct Shown {
     /// The picture.
     pub health: Health,
     /// The wall clock when it was taken.
     pub wall: WallAnchor,
-    /// The boot that its monotonic times belong to.
-    pub boot: BootId,
     /// Life of the store.
     pub epoch: Epoch,
+    /// Samples that were not asked for because their bus was busy.
+    pub polls_dropped: u64,
+}
+
+/// One picture of the agent, with what gives its times a meaning.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What it shows.
+    pub shown: Shown,
+    /// The boot that its monotonic times belong to.
+    pub boot: BootId,
     /// Real time of publication: tells a picture that is no longer renewed.
-    shown: Instant,
+    published: Instant,
+}
+
+/// Every part that is not well, and how it is; the core's own parts alone.
+#[must_use]
+pub fn faults(health: &Health) -> Vec<(String, String)> {
+    status::faults(health)
 }
 
 /// The agent's end: replaces the picture.
@@ -105,13 +120,11 @@ pub struct Publisher {
 
 impl Publisher {
     /// Replaces the picture; never waits for a reader.
-    pub fn publish(&self, health: Health, wall: WallAnchor, epoch: Epoch) {
+    pub fn publish(&self, shown: Shown) {
         let snapshot = Snapshot {
-            health,
-            wall,
+            shown,
             boot: self.boot,
-            epoch,
-            shown: Instant::now(),
+            published: Instant::now(),
         };
         self.sender.send_replace(Some(Arc::new(snapshot)));
     }

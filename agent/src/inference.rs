@@ -76,6 +76,7 @@ fn facts(bundle: &Bundle) -> ModelFacts {
         id: manifest.id.clone(),
         version: manifest.version.clone(),
         digest: bundle.digest().to_string(),
+        period_ms: bundle.manifest().window.period_ms,
         window: usize::try_from(manifest.window.length).unwrap_or(usize::MAX),
         inputs: manifest.inputs.iter().map(input).collect(),
         outputs: manifest

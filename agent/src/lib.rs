@@ -5,6 +5,7 @@
 //! - [`sensing`], [`sources`]: bus threads and the probes on them; [`inference`]: the model thread
 //! - [`settings`]: TOML to the core's configuration; [`replay`]: a recorded trace in virtual time
 
+pub mod announcement;
 pub mod assembly;
 pub mod clock;
 pub mod commands;

@@ -3,7 +3,7 @@
 //! Owns: the command line and the exit status. Must not: do the work of a command; each has its own module.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
@@ -119,10 +119,7 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<(), Outcome> {
     let out = &mut io::stdout().lock();
     match command {
-        Command::Run { config } => {
-            log_to_stderr();
-            commands::run(&config)
-        }
+        Command::Run { config } => commands::run(&config),
         #[cfg(feature = "demo")]
         Command::Demo {
             keep,
@@ -149,13 +146,4 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
             OutboxCommand::Append { path } => commands::outbox_append(&path, out),
         },
     }
-}
-
-/// Log lines go to standard error; the service manager or a person reads them there.
-fn log_to_stderr() {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_max_level(tracing::Level::INFO)
-        .init();
 }

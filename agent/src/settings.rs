@@ -63,6 +63,8 @@ pub struct Settings {
     pub mqtt: Option<Mqtt>,
     /// The endpoint.
     pub http: Http,
+    /// The least important log lines that are written.
+    pub log_level: tracing::Level,
 }
 
 /// One bus.
@@ -176,6 +178,8 @@ pub struct ModelFacts {
     pub digest: String,
     /// Ticks in a window.
     pub window: usize,
+    /// Time between two ticks in milliseconds.
+    pub period_ms: u64,
     /// Its inputs, in order.
     pub inputs: Vec<InputFacts>,
     /// Names of its outputs, in order.

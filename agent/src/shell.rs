@@ -15,7 +15,10 @@ use quorate_core::{
     units::{Epoch, Mono, SensorId, Seq},
 };
 
-use crate::{clock::Clock, http, inference, mqtt, sensing::Sensing, store, supervisor::Supervisor};
+use crate::{
+    announcement::Announcement, clock::Clock, http, inference, mqtt, sensing::Sensing, store,
+    supervisor::Supervisor,
+};
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
 const WALL_MS: u64 = 10_000;
@@ -30,11 +33,18 @@ const LINK_END: Duration = Duration::from_secs(3);
 pub trait Poll: std::fmt::Debug + Send {
     /// Asks for a sample of `sensor` for `tick`; the answer comes as an event.
     fn poll(&mut self, sensor: SensorId, tick: Mono, now: Mono);
+
+    /// Questions that were dropped because their bus was busy.
+    fn dropped(&self) -> u64;
 }
 
 impl Poll for Sensing {
     fn poll(&mut self, sensor: SensorId, _tick: Mono, _now: Mono) {
         Sensing::poll(self, sensor);
+    }
+
+    fn dropped(&self) -> u64 {
+        Sensing::dropped(self)
     }
 }
 
@@ -66,6 +76,8 @@ pub struct Shell {
     pub link: Option<Hand<mqtt::Commands>>,
     /// The endpoint's picture.
     pub picture: http::Publisher,
+    /// The retained status at the broker.
+    pub announcement: Announcement,
     /// The service manager.
     pub supervisor: Supervisor,
     /// The life of the store.
@@ -216,7 +228,17 @@ impl Shell {
     fn show(&mut self, now: Mono) {
         let health = self.agent.health(now);
         self.supervisor.status(&health);
-        self.picture.publish(health, self.clock.wall(), self.epoch);
+        let shown = http::Shown {
+            health,
+            wall: self.clock.wall(),
+            epoch: self.epoch,
+            polls_dropped: self.sensing.dropped(),
+        };
+        // A queue that is full has more urgent things; the next change is announced again.
+        if let (Some(link), Some(status)) = (&self.link, self.announcement.renewed(&shown)) {
+            let _ = link.commands.try_send(mqtt::Command::Status(status));
+        }
+        self.picture.publish(shown);
     }
 
     fn end(self) {

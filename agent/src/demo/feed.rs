@@ -23,6 +23,7 @@ pub(super) struct Feed {
     origin: Option<Mono>,
     again: bool,
     events: Sender<Event>,
+    dropped: u64,
 }
 
 impl Feed {
@@ -41,6 +42,7 @@ impl Feed {
             origin: None,
             again,
             events,
+            dropped: 0,
         })
     }
 
@@ -74,7 +76,13 @@ impl Poll for Feed {
                 value: Ok(value),
             };
             // A sample that finds no room is dropped, as on a device.
-            let _ = self.events.try_send(sample);
+            if self.events.try_send(sample).is_err() {
+                self.dropped += 1;
+            }
         }
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped
     }
 }

@@ -258,7 +258,7 @@ impl<W: Write> Show<'_, W> {
         self.take_received();
         if let Some(snapshot) = self.watcher.latest() {
             self.account
-                .tell(self.origin, &snapshot.health, self.output)?;
+                .tell(self.origin, &snapshot.shown.health, self.output)?;
         }
         Ok(())
     }
@@ -282,7 +282,7 @@ impl<W: Write> Show<'_, W> {
             self.look()?;
             // The agent goes on making records; what the outage left behind is what is waited for.
             let drained = |snapshot: &http::Snapshot| {
-                snapshot.health.store.report.pending <= DRAINED_RECORDS_MAX
+                snapshot.shown.health.store.report.pending <= DRAINED_RECORDS_MAX
             };
             if self
                 .watcher

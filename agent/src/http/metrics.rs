@@ -75,21 +75,21 @@ pub(super) fn text(version: &str, device: &str, snapshot: Option<&Snapshot>) -> 
         "Version of the agent and name of the device; always 1.",
     );
     out.sample(&[("device", device), ("version", version)], 1);
-    let fresh = snapshot.is_some_and(|snapshot| snapshot.shown.elapsed() < STALE);
+    let fresh = snapshot.is_some_and(|snapshot| snapshot.published.elapsed() < STALE);
     out.one(
         "quorate_up",
         "The agent's loop renews its picture.",
         u8::from(fresh),
     );
     if let Some(snapshot) = snapshot {
-        let health = &snapshot.health;
+        let health = &snapshot.shown.health;
         whole(&mut out, health);
         sensors(&mut out, health);
         quantities(&mut out, health);
         channels(&mut out, health);
         models(&mut out, health);
         store_and_link(&mut out, health);
-        counters(&mut out, &health.counters);
+        counters(&mut out, &health.counters, snapshot.shown.polls_dropped);
         link_counters(&mut out, &health.counters);
     }
     out.text
@@ -291,7 +291,12 @@ fn store_and_link(out: &mut Exposition, health: &Health) {
     }
 }
 
-fn counters(out: &mut Exposition, counters: &Counters) {
+fn counters(out: &mut Exposition, counters: &Counters, polls_dropped: u64) {
+    out.counter(
+        "quorate_polls_dropped_total",
+        "Samples that were not asked for because their bus was busy.",
+        polls_dropped,
+    );
     out.counter(
         "quorate_samples_total",
         "Samples that arrived with a value.",

@@ -167,16 +167,16 @@ fn live(snapshot: Option<&Arc<Snapshot>>) -> Answer {
     let Some(snapshot) = snapshot else {
         return Answer::new(StatusCode::OK, TEXT, "ok\n".into());
     };
-    let stale = snapshot.shown.elapsed() >= STALE;
+    let stale = snapshot.published.elapsed() >= STALE;
     let body = if stale {
         "stalled: the agent has not renewed its picture\n".into()
-    } else if snapshot.health.stalled.is_empty() {
+    } else if snapshot.shown.health.stalled.is_empty() {
         "ok\n".into()
     } else {
-        format!("stalled: {}\n", snapshot.health.stalled.join(", "))
+        format!("stalled: {}\n", snapshot.shown.health.stalled.join(", "))
     };
     Answer::new(
-        code(!stale && snapshot.health.stalled.is_empty()),
+        code(!stale && snapshot.shown.health.stalled.is_empty()),
         TEXT,
         body,
     )
@@ -201,7 +201,7 @@ fn ready(snapshot: Option<&Arc<Snapshot>>) -> Answer {
         let _ = writeln!(body, "[{sign}]{name} {detail}");
     }
     let well = status::worst(&checks) != status::Verdict::Fail
-        && snapshot.health.condition != Condition::Failing;
+        && snapshot.shown.health.condition != Condition::Failing;
     body.push_str(if well { "ready\n" } else { "not ready\n" });
     Answer::new(code(well), TEXT, body)
 }

@@ -69,10 +69,20 @@ pub(super) fn worst(checks: &[Check]) -> Verdict {
 
 /// One check per component. Only what keeps results from being made or kept fails.
 pub(super) fn checks(snapshot: &Snapshot) -> Vec<Check> {
-    let health = &snapshot.health;
+    let fresh = snapshot.published.elapsed() < STALE;
+    let agent = if fresh {
+        check("agent", Verdict::Pass, "ok")
+    } else {
+        check("agent", Verdict::Fail, "its picture is not renewed")
+    };
+    let parts = parts(&snapshot.shown.health);
+    std::iter::once(agent).chain(parts).collect()
+}
+
+/// One check per component that the core knows.
+pub(super) fn parts(health: &Health) -> Vec<Check> {
     let fails_unless = |well| if well { Verdict::Pass } else { Verdict::Fail };
     let warns_unless = |well| if well { Verdict::Pass } else { Verdict::Warn };
-    let fresh = snapshot.shown.elapsed() < STALE;
     let running = health.stalled.is_empty();
     let stages = if running {
         "ok".into()
@@ -81,15 +91,6 @@ pub(super) fn checks(snapshot: &Snapshot) -> Vec<Check> {
     };
     let kept = health.store.state == "ok";
     let mut checks = vec![
-        check(
-            "agent",
-            fails_unless(fresh),
-            if fresh {
-                "ok"
-            } else {
-                "its picture is not renewed"
-            },
-        ),
         check("stages", fails_unless(running), stages),
         check(
             "store",
@@ -131,6 +132,14 @@ pub(super) fn checks(snapshot: &Snapshot) -> Vec<Check> {
     checks
 }
 
+/// The parts that are not well.
+pub(super) fn faults(health: &Health) -> Vec<(String, String)> {
+    let unwell = parts(health)
+        .into_iter()
+        .filter(|check| check.verdict != Verdict::Pass);
+    unwell.map(|check| (check.name, check.detail)).collect()
+}
+
 fn with(state: &str, detail: Option<&str>) -> String {
     detail.map_or_else(|| state.into(), |detail| format!("{state}: {detail}"))
 }
@@ -162,17 +171,17 @@ pub(super) fn health_json(
 
 /// The answer of `/api/v1/status`.
 pub(super) fn picture(device: &str, version: &str, snapshot: &Snapshot) -> Value {
-    let health = &snapshot.health;
+    let health = &snapshot.shown.health;
     let now = health.now;
     json!({
         "schema": 1,
         "device": device,
         "version": version,
         "boot": snapshot.boot.to_string(),
-        "epoch": format!("{:016x}", snapshot.epoch.0),
-        "wall_unix_ms": snapshot.wall.unix_ms,
-        "wall_synced": snapshot.wall.synced,
-        "picture_age_ms": u64::try_from(snapshot.shown.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "epoch": format!("{:016x}", snapshot.shown.epoch.0),
+        "wall_unix_ms": snapshot.shown.wall.unix_ms,
+        "wall_synced": snapshot.shown.wall.synced,
+        "picture_age_ms": u64::try_from(snapshot.published.elapsed().as_millis()).unwrap_or(u64::MAX),
         "uptime_ms": now.since_ms(health.started),
         "condition": health.condition.as_str(),
         "sensors": health.sensors.iter().map(|sensor| sensor_json(now, sensor)).collect::<Vec<_>>(),
@@ -181,7 +190,7 @@ pub(super) fn picture(device: &str, version: &str, snapshot: &Snapshot) -> Value
         "store": store_json(health),
         "link": health.link.as_ref().map(|link| link_json(now, link)),
         "stalled": health.stalled,
-        "counters": counters_json(&health.counters),
+        "counters": counters_json(&health.counters, snapshot.shown.polls_dropped),
     })
 }
 
@@ -267,7 +276,7 @@ fn link_json(now: Mono, link: &LinkHealth) -> Value {
     })
 }
 
-fn counters_json(counters: &Counters) -> Value {
+fn counters_json(counters: &Counters, polls_dropped: u64) -> Value {
     let votes: Map<String, Value> = QUALITIES
         .iter()
         .zip(counters.votes)
@@ -281,6 +290,7 @@ fn counters_json(counters: &Counters) -> Value {
     json!({
         "samples": counters.samples,
         "sample_faults": counters.sample_faults,
+        "polls_dropped": polls_dropped,
         "votes": votes,
         "ticks_missed": counters.ticks_missed,
         "inferences": counters.inferences,

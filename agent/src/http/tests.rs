@@ -97,13 +97,27 @@ fn sample() -> Health {
     }
 }
 
+/// A picture at a time, with one of everything in it.
+pub(crate) fn shown(now: Mono) -> Shown {
+    let health = Health { now, ..sample() };
+    Shown {
+        wall: WallAnchor {
+            mono: now,
+            unix_ms: 1_700_000_000_000,
+            synced: true,
+        },
+        health,
+        epoch: Epoch(5),
+        polls_dropped: 6,
+    }
+}
+
 fn show(publisher: &Publisher, health: Health) {
-    let wall = WallAnchor {
-        mono: health.now,
-        unix_ms: 1_700_000_000_000,
-        synced: true,
-    };
-    publisher.publish(health, wall, Epoch(5));
+    let now = health.now;
+    publisher.publish(Shown {
+        health,
+        ..shown(now)
+    });
 }
 
 fn serve(timeout: Duration) -> (Publisher, SocketAddr, JoinHandle<()>) {
@@ -182,15 +196,9 @@ fn probes_tell_starting_degraded_failing_and_stalled_apart() {
 fn a_picture_that_is_not_renewed_is_not_alive() {
     let (publisher, address, _thread) = serve(HEADERS_TIMEOUT);
     let stale = Snapshot {
-        health: sample(),
-        wall: WallAnchor {
-            mono: Mono(0),
-            unix_ms: 0,
-            synced: false,
-        },
+        shown: shown(Mono(100_000)),
         boot: BootId::default(),
-        epoch: Epoch(0),
-        shown: Instant::now().checked_sub(routes::STALE).unwrap(),
+        published: Instant::now().checked_sub(routes::STALE).unwrap(),
     };
     publisher.sender.send_replace(Some(Arc::new(stale)));
     assert_eq!(

@@ -49,6 +49,8 @@ pub(super) struct Link {
     options: Options,
     commands: mpsc::Receiver<Command>,
     outlet: Outlet,
+    /// The retained status that every connection begins with.
+    online: String,
 }
 
 /// How a connection ended.
@@ -67,7 +69,14 @@ impl Link {
         commands: mpsc::Receiver<Command>,
         events: crossbeam_channel::Sender<Event>,
     ) -> Self {
+        let online = serde_json::json!({
+            "state": "online",
+            "device": options.device,
+            "version": options.version,
+            "boot": options.boot.to_string(),
+        });
         Self {
+            online: online.to_string(),
             options,
             commands,
             outlet: Outlet::new(events),
@@ -100,8 +109,9 @@ impl Link {
                 command = self.commands.recv() => match command {
                     Some(Command::Connect) => return true,
                     Some(Command::Stop) | None => return false,
+                    Some(Command::Status(json)) => self.online = json,
                     // The connection that these are for has been reported as down.
-                    Some(Command::Publish { .. } | Command::Disconnect { .. } | Command::Status(_)) => {}
+                    Some(Command::Publish { .. } | Command::Disconnect { .. }) => {}
                 },
                 () = self.outlet.wait(), if !self.outlet.is_empty() => {}
             }
@@ -122,7 +132,7 @@ impl Link {
         let (relay, mut notices) = mpsc::channel(RELAY_MAX);
         let mut driven = Box::pin(drive(eventloop, relay));
         let (outlet, commands) = (&mut self.outlet, &mut self.commands);
-        let mut session = Session::new(&self.options, client);
+        let mut session = Session::new(&self.options, client, &mut self.online);
         loop {
             let ended = tokio::select! {
                 command = commands.recv(), if !session.stopping => session.command(command, outlet),
@@ -165,6 +175,8 @@ async fn drive(mut eventloop: EventLoop, relay: mpsc::Sender<rumqttc::Event>) ->
 /// One connection as seen from outside the client.
 struct Session<'a> {
     options: &'a Options,
+    /// The retained status while the connection lasts.
+    online: &'a mut String,
     client: AsyncClient,
     inflight: Inflight,
     /// Set by CONNACK: the largest packet, in bytes.
@@ -176,9 +188,10 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(options: &'a Options, client: AsyncClient) -> Self {
+    fn new(options: &'a Options, client: AsyncClient, online: &'a mut String) -> Self {
         Self {
             options,
+            online,
             client,
             inflight: Inflight::default(),
             packet_bytes_max: None,
@@ -224,6 +237,7 @@ impl<'a> Session<'a> {
                 if self.packet_bytes_max.is_some() {
                     self.status(&json, Message::Status);
                 }
+                *self.online = json;
                 None
             }
             Some(Command::Stop) | None => self.farewell(),
@@ -359,13 +373,8 @@ impl<'a> Session<'a> {
             })
             .max(1);
         self.packet_bytes_max = Some(packet_bytes_max);
-        let online = serde_json::json!({
-            "state": "online",
-            "device": self.options.device,
-            "version": self.options.version,
-            "boot": self.options.boot.to_string(),
-        });
-        self.status(&online.to_string(), Message::Status);
+        let online = self.online.clone();
+        self.status(&online, Message::Status);
         outlet.push(Event::LinkUp {
             packet_bytes_max,
             inflight_max,

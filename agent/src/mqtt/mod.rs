@@ -101,7 +101,7 @@ pub enum Command {
         /// Why, in one kebab-case word.
         cause: &'static str,
     },
-    /// Publish this JSON object as the retained status. Dropped without a connection.
+    /// Publish this JSON object as the retained status, now where there is a connection, and with every later one.
     Status(String),
     /// Say farewell (at most one second) and end the thread.
     Stop,

@@ -83,6 +83,7 @@ pub(super) fn settings(
             .map(|mqtt| delivery::mqtt(places, &device, mqtt))
             .transpose()?,
         http: delivery::http(places, &file.http)?,
+        log_level: delivery::log_level(file.log.level),
         device,
         buses,
         sensors,
@@ -319,6 +320,21 @@ impl Settings {
     }
 }
 
+/// A window is made of the ticks of the slowest input: they must lie as far apart as those that the model learned from.
+fn check_period(settings: &Settings, model: &Model, facts: &ModelFacts) -> Result<(), String> {
+    let inputs = settings
+        .quantities
+        .iter()
+        .filter(|quantity| model.inputs.contains(&quantity.id));
+    match inputs.max_by_key(|quantity| quantity.period_ms) {
+        Some(slowest) if slowest.period_ms != facts.period_ms => Err(format!(
+            "`{}` was trained on a tick every {} ms, but `{}` has period_ms = {}",
+            facts.id, facts.period_ms, slowest.id, slowest.period_ms
+        )),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn core_config(
     settings: &Settings,
     facts: &[ModelFacts],
@@ -346,6 +362,8 @@ pub(super) fn core_config(
             );
             return Err(wrong(format!("{key}.inputs"), message));
         }
+        check_period(settings, model, facts)
+            .map_err(|message| wrong(format!("{key}.inputs"), message))?;
         let mut inputs = Vec::new();
         for (position, (name, input)) in model.inputs.iter().zip(&facts.inputs).enumerate() {
             let quantity = settings

@@ -179,6 +179,16 @@ fn link_config(mqtt: &file::Mqtt) -> LinkConfig {
     }
 }
 
+pub(super) const fn log_level(level: file::LogLevel) -> tracing::Level {
+    match level {
+        file::LogLevel::Error => tracing::Level::ERROR,
+        file::LogLevel::Warn => tracing::Level::WARN,
+        file::LogLevel::Info => tracing::Level::INFO,
+        file::LogLevel::Debug => tracing::Level::DEBUG,
+        file::LogLevel::Trace => tracing::Level::TRACE,
+    }
+}
+
 pub(super) fn http(places: &Places<'_>, http: &file::Http) -> Result<Http, SettingsError> {
     let text = http
         .listen

@@ -1,7 +1,7 @@
 //! The settings, good and bad, word for word.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use super::{Settings, Source};
+use super::{InputFacts, ModelFacts, Settings, Source};
 
 const GOOD: &str = r#"
 [device]
@@ -63,6 +63,48 @@ fn a_good_file_and_its_defaults() {
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8870");
     let alone = parse("[device]\nid = \"d\"\n", &[]).unwrap();
     assert!(alone.sensors.is_empty() && alone.outbox.is_none());
+}
+
+#[test]
+fn a_model_must_see_the_ticks_that_it_was_trained_on() {
+    let text = format!("{GOOD}[[models]]\nid = \"m\"\nbundle = \"m\"\ninputs = [\"t\"]\n");
+    let settings = parse(&text, &[]).unwrap();
+    let facts = |period_ms| ModelFacts {
+        id: "m".into(),
+        version: "1".into(),
+        digest: "0".into(),
+        window: 8,
+        period_ms,
+        inputs: vec![InputFacts {
+            quantity: "t".into(),
+            unit: "celsius".into(),
+            mean: 0.0,
+            scale: 1.0,
+            range: None,
+        }],
+        outputs: vec!["score".into()],
+        threshold: None,
+    };
+    assert!(settings.core_config(&[facts(1_000)]).is_ok());
+    let error = settings.core_config(&[facts(500)]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "q.toml: models[0].inputs: `m` was trained on a tick every 500 ms, but `t` has period_ms = 1000"
+    );
+}
+
+#[test]
+fn the_log_has_levels() {
+    let level = |text: &str| parse(text, &[]).map(|settings| settings.log_level);
+    assert_eq!(level(GOOD), Ok(tracing::Level::INFO));
+    let quiet = format!("{GOOD}[log]\nlevel = \"warn\"\n");
+    assert_eq!(level(&quiet), Ok(tracing::Level::WARN));
+    let wrong = format!("{GOOD}[log]\nlevel = \"loud\"\n");
+    let error = level(&wrong).unwrap_err();
+    assert!(
+        error.starts_with("q.toml:32:9: log.level: unknown variant `loud`, expected one of"),
+        "{error}"
+    );
 }
 
 #[test]
