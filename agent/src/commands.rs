@@ -48,6 +48,8 @@ const PACKET_BYTES_MAX: u32 = 2 * RECORD_BYTES_MAX as u32;
 /// # Errors
 /// Status 2 for the configuration and the models, 1 for what does not start.
 pub fn run(path: &Path) -> Result<(), Outcome> {
+    // From here on a signal waits until the agent can end in order.
+    let signals = Signals::new([SIGTERM, SIGINT]).map_err(Outcome::failed)?;
     let settings = Settings::load(path).map_err(Outcome::refused)?;
     log_to_stderr(settings.log_level);
     let (config, runners) = load_models(&settings)?;
@@ -68,7 +70,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
     };
     let (shell, events, listening) = assembly::assemble(parts, sensing)?;
     tracing::info!(device = %settings.device, %listening, "running");
-    on_signal(move || {
+    on_signal(signals, move || {
         let _ = events.send(Event::Stop);
     })
     .map_err(Outcome::failed)?;
@@ -328,8 +330,10 @@ fn log_to_stderr(level: tracing::Level) {
 #[must_use]
 pub fn ended() -> Receiver<()> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
-    let heard = on_signal(move || {
-        let _ = sender.send(());
+    let heard = Signals::new([SIGTERM, SIGINT]).and_then(|signals| {
+        on_signal(signals, move || {
+            let _ = sender.send(());
+        })
     });
     if let Err(error) = heard {
         tracing::error!(%error, "signals are not heard");
@@ -338,8 +342,7 @@ pub fn ended() -> Receiver<()> {
 }
 
 /// Does `deed` once, at the first SIGTERM or SIGINT.
-fn on_signal(deed: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+fn on_signal(mut signals: Signals, deed: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {

@@ -305,6 +305,8 @@ struct VoteLine<'a> {
     time_s: f64,
     value: Option<f64>,
     uncertainty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
     quality: &'static str,
     used: usize,
     expected: usize,
@@ -313,12 +315,14 @@ struct VoteLine<'a> {
 
 impl<'a> VoteLine<'a> {
     fn new(config: &'a Config, tick: Mono, quantity: QuantityId, vote: &'a Vote) -> Self {
+        let settings = &config.quantities[quantity.index()];
         Self {
             r#type: "vote",
-            quantity: &config.quantities[quantity.index()].id,
+            quantity: &settings.id,
             time_s: seconds(tick),
             value: vote.value,
             uncertainty: vote.uncertainty,
+            label: settings.label(vote.value),
             quality: vote.quality.as_str(),
             used: vote.used,
             expected: vote.verdicts.len(),

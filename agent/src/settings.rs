@@ -49,6 +49,8 @@ pub struct Settings {
     pub name: String,
     /// Name of the device.
     pub device: String,
+    /// Whether votes carry the codes of other systems.
+    pub status_codes: bool,
     /// Buses.
     pub buses: Vec<Bus>,
     /// Sensors; the core's sensor numbers index them.
@@ -85,6 +87,8 @@ pub struct Sensor {
     pub source: Source,
     /// What is physically possible.
     pub range: Option<(f64, f64)>,
+    /// The device that it is an axis of.
+    pub device: Option<String>,
 }
 
 /// Where the values of a sensor come from.

@@ -12,6 +12,7 @@ use alloc::{string::String, vec::Vec};
 
 use crate::{
     config::{Config, Recovered},
+    device::Devices,
     event::{
         AckOutcome, Action, Event, GoneCause, InferenceFault, ProbeFault, StoredRecord, Worker,
     },
@@ -39,6 +40,7 @@ pub struct Agent {
     wall: Option<WallAnchor>,
     random: fastrand::Rng,
     sensors: Vec<Sensor>,
+    devices: Devices,
     quantities: Vec<Quantity>,
     models: Vec<Model>,
     outbox: Outbox,
@@ -67,6 +69,7 @@ impl Agent {
                 .iter()
                 .map(|sensor| Sensor::new(sensor.range))
                 .collect(),
+            devices: Devices::new(&config.sensors),
             quantities: config
                 .quantities
                 .iter()
@@ -219,7 +222,12 @@ impl Agent {
 
     fn close_tick(&mut self, index: usize, actions: &mut Vec<Action>) {
         let mut changes = core::mem::take(&mut self.changes);
-        let tick = self.quantities[index].close_tick(&self.sensors, &mut changes);
+        let devices = &self.devices;
+        let tick = self.quantities[index].close_tick(
+            &self.sensors,
+            |sensor| devices.isolates(sensor),
+            &mut changes,
+        );
         let quantity = crate::units::QuantityId(
             u16::try_from(index).expect("the number of quantities is validated"),
         );
@@ -232,6 +240,7 @@ impl Agent {
         }] += 1;
         self.record(tick, Body::Vote { quantity, vote }, actions);
         for change in changes.drain(..) {
+            self.devices.note(change.sensor, change.from, change.to);
             let occurrence = Occurrence {
                 what: "channel",
                 subject: self.config.sensors[change.sensor.index()].id.clone(),

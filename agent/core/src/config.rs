@@ -1,14 +1,16 @@
 //! The configuration of the core: validated once at the edge, trusted afterwards. Every limit has its name here.
 //!
-//! Owns: the settings in the core's own units, and the limits. Must not: parse text.
+//! Owns: the settings in the core's own units, and the limits. Must not: parse text, or check a relation: see `validate`.
 //!
 //! Invariant: a [`Config`] that [`Config::validate`] accepted makes no part of the core panic.
 
-use alloc::{format, string::String, vec::Vec};
+mod validate;
+
+use alloc::{string::String, vec::Vec};
 
 use crate::{
     units::{BootId, Epoch, QuantityId, SensorId},
-    vote::{CHANNELS_MAX, OnQuorumLoss, OnSplit},
+    vote::{CHANNELS_MAX, Kind, OnQuorumLoss, OnSplit},
 };
 
 /// Most sensors of one device.
@@ -27,6 +29,8 @@ pub const PERIOD_MS_MAX: u64 = 86_400_000;
 pub const ID_BYTES_MAX: usize = 128;
 /// Largest record that the outbox takes, in bytes of payload.
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
+/// Most labels of an enumeration.
+pub const CODES_MAX: u32 = 256;
 /// Records that may wait in memory for the store at once; beyond it the oldest telemetry is dropped and named.
 pub const STORING_RECORDS_MAX: usize = 4096;
 
@@ -40,6 +44,8 @@ const _: () = assert!(
 pub struct Config {
     /// Name of the device, unique in the fleet.
     pub device: String,
+    /// Whether the records of votes carry the codes of NE 107 and OPC UA.
+    pub status_codes: bool,
     /// The sensors; [`SensorId`] indexes them.
     pub sensors: Vec<SensorConfig>,
     /// The voted quantities; [`QuantityId`] indexes them.
@@ -61,6 +67,8 @@ pub struct SensorConfig {
     pub id: String,
     /// Lowest and highest value that is physically possible, in the quantity's unit.
     pub range: Option<(f64, f64)>,
+    /// The device that it is an axis of, where it is one of several: with one axis isolated, all are out.
+    pub device: Option<String>,
 }
 
 /// One voted quantity.
@@ -70,6 +78,10 @@ pub struct QuantityConfig {
     pub id: String,
     /// UCUM code or plain name; "1" for none.
     pub unit: String,
+    /// How it is voted.
+    pub kind: Kind,
+    /// What the codes of an enumeration mean, in order; empty otherwise.
+    pub labels: Vec<String>,
     /// The sensors that measure it, in the order of the channels.
     pub sensors: Vec<SensorId>,
     /// Time between two votes in milliseconds.
@@ -219,245 +231,15 @@ pub struct ConfigError {
     pub message: String,
 }
 
-impl Config {
-    /// Checks every relation that the core relies upon.
-    ///
-    /// # Errors
-    /// The first key that does not hold, with what was expected.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        check_id("device.id", &self.device)?;
-        check_count("sensors", self.sensors.len(), SENSORS_MAX)?;
-        check_count("quantities", self.quantities.len(), QUANTITIES_MAX)?;
-        check_count("models", self.models.len(), MODELS_MAX)?;
-        for (index, sensor) in self.sensors.iter().enumerate() {
-            sensor.validate(&format!("sensors[{index}]"))?;
-            let twin = self.sensors[..index]
-                .iter()
-                .any(|other| other.id == sensor.id);
-            check(!twin, &format!("sensors[{index}].id"), || {
-                format!("`{}` is used twice", sensor.id)
-            })?;
-        }
-        for (index, quantity) in self.quantities.iter().enumerate() {
-            quantity.validate(&format!("quantities[{index}]"), self.sensors.len())?;
-            let twin = self.quantities[..index]
-                .iter()
-                .any(|other| other.id == quantity.id);
-            check(!twin, &format!("quantities[{index}].id"), || {
-                format!("`{}` is used twice", quantity.id)
-            })?;
-        }
-        for (index, model) in self.models.iter().enumerate() {
-            model.validate(&format!("models[{index}]"), self.quantities.len())?;
-        }
-        self.outbox.validate()?;
-        self.link.map_or(Ok(()), |link| link.validate())?;
-        check(self.vitals.stroke_ms > 0, "vitals.stroke_ms", || {
-            "expected at least 1".into()
-        })?;
-        check(self.vitals.stall_ms >= 1_000, "vitals.stall_ms", || {
-            "expected at least 1000".into()
-        })
-    }
-}
-
-impl SensorConfig {
-    fn validate(&self, key: &str) -> Result<(), ConfigError> {
-        check_id(&format!("{key}.id"), &self.id)?;
-        check_range(&format!("{key}.range"), self.range)
-    }
-}
-
 impl QuantityConfig {
-    fn validate(&self, key: &str, sensors: usize) -> Result<(), ConfigError> {
-        check_id(&format!("{key}.id"), &self.id)?;
-        self.validate_channels(key, sensors)?;
-        self.validate_times(key)?;
-        self.validate_voting(key)
+    /// What a code means, where the quantity has labels.
+    #[must_use]
+    pub fn label(&self, code: Option<f64>) -> Option<&str> {
+        let code = code?;
+        let same = |&(index, _): &(u32, &String)| f64::from(index) == code;
+        (0..)
+            .zip(&self.labels)
+            .find(same)
+            .map(|(_, label)| label.as_str())
     }
-
-    fn validate_channels(&self, key: &str, sensors: usize) -> Result<(), ConfigError> {
-        let channels = self.sensors.len();
-        check(
-            (1..=CHANNELS_MAX).contains(&channels),
-            &format!("{key}.sensors"),
-            || format!("expected 1 to {CHANNELS_MAX} sensors, found {channels}"),
-        )?;
-        for (index, sensor) in self.sensors.iter().enumerate() {
-            check(
-                sensor.index() < sensors,
-                &format!("{key}.sensors[{index}]"),
-                || "no such sensor".into(),
-            )?;
-            let twin = self.sensors[..index].contains(sensor);
-            check(!twin, &format!("{key}.sensors[{index}]"), || {
-                "a sensor may stand only once in a quantity".into()
-            })?;
-        }
-        Ok(())
-    }
-
-    fn validate_times(&self, key: &str) -> Result<(), ConfigError> {
-        check(
-            (PERIOD_MS_MIN..=PERIOD_MS_MAX).contains(&self.period_ms),
-            &format!("{key}.period_ms"),
-            || {
-                format!(
-                    "expected {PERIOD_MS_MIN} to {PERIOD_MS_MAX}, found {}",
-                    self.period_ms
-                )
-            },
-        )?;
-        check(
-            self.timeout_ms >= self.period_ms,
-            &format!("{key}.timeout_ms"),
-            || {
-                format!(
-                    "expected at least period_ms ({}), found {}",
-                    self.period_ms, self.timeout_ms
-                )
-            },
-        )?;
-        check(
-            self.lead_ms < self.period_ms,
-            &format!("{key}.lead_ms"),
-            || {
-                format!(
-                    "expected less than period_ms ({}), found {}",
-                    self.period_ms, self.lead_ms
-                )
-            },
-        )
-    }
-
-    fn validate_voting(&self, key: &str) -> Result<(), ConfigError> {
-        let channels = self.sensors.len();
-        let positive = |value: f64| value.is_finite() && value >= 0.0;
-        check(
-            self.accuracy_absolute.is_none_or(positive) && positive(self.accuracy_relative),
-            &format!("{key}.accuracy"),
-            || "expected finite numbers of at least 0".into(),
-        )?;
-        check(
-            (1..=channels).contains(&self.sources_min),
-            &format!("{key}.min_sources"),
-            || {
-                format!(
-                    "expected 1 to the number of sensors ({channels}), found {}",
-                    self.sources_min
-                )
-            },
-        )?;
-        check(self.fail_count >= 1, &format!("{key}.fail_count"), || {
-            "expected at least 1".into()
-        })?;
-        check(self.clear_count >= 1, &format!("{key}.clear_count"), || {
-            "expected at least 1".into()
-        })
-    }
-}
-
-impl ModelConfig {
-    fn validate(&self, key: &str, quantities: usize) -> Result<(), ConfigError> {
-        check_id(&format!("{key}.id"), &self.id)?;
-        check(!self.inputs.is_empty(), &format!("{key}.inputs"), || {
-            "expected at least one input".into()
-        })?;
-        check(!self.outputs.is_empty(), &format!("{key}.outputs"), || {
-            "expected at least one output".into()
-        })?;
-        let values = self.window.saturating_mul(self.inputs.len());
-        check(
-            (1..=WINDOW_VALUES_MAX).contains(&values),
-            &format!("{key}.window"),
-            || format!("expected 1 to {WINDOW_VALUES_MAX} values, found {values}"),
-        )?;
-        for (index, input) in self.inputs.iter().enumerate() {
-            let key = format!("{key}.inputs[{index}]");
-            check(input.quantity.index() < quantities, &key, || {
-                "no such quantity".into()
-            })?;
-            let scaled = input.mean.is_finite() && input.scale.is_finite() && input.scale > 0.0;
-            check(scaled, &key, || {
-                "expected a finite mean and a finite scale above 0".into()
-            })?;
-            check_range(&key, input.range)?;
-        }
-        Ok(())
-    }
-}
-
-impl OutboxConfig {
-    fn validate(&self) -> Result<(), ConfigError> {
-        check(
-            self.batch_records_max >= 1,
-            "mqtt.batch_records_max",
-            || "expected at least 1".into(),
-        )?;
-        check(self.batch_bytes_max >= 1024, "mqtt.batch_bytes_max", || {
-            "expected at least 1024".into()
-        })?;
-        check(
-            (1..=1024).contains(&self.inflight_batches_max),
-            "mqtt.inflight_batches_max",
-            || "expected 1 to 1024".into(),
-        )?;
-        check(self.ack_timeout_ms >= 100, "mqtt.ack_timeout_ms", || {
-            "expected at least 100".into()
-        })
-    }
-}
-
-impl LinkConfig {
-    fn validate(&self) -> Result<(), ConfigError> {
-        check(self.backoff_ms_min >= 10, "mqtt.backoff_ms_min", || {
-            "expected at least 10".into()
-        })?;
-        check(
-            self.backoff_ms_max >= self.backoff_ms_min,
-            "mqtt.backoff_ms_max",
-            || format!("expected at least backoff_ms_min ({})", self.backoff_ms_min),
-        )?;
-        check(
-            self.connect_timeout_ms >= 100,
-            "mqtt.connect_timeout_ms",
-            || "expected at least 100".into(),
-        )
-    }
-}
-
-fn check(holds: bool, key: &str, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
-    if holds {
-        return Ok(());
-    }
-    Err(ConfigError {
-        key: key.into(),
-        message: message(),
-    })
-}
-
-fn check_id(key: &str, id: &str) -> Result<(), ConfigError> {
-    let legal = |character: char| character.is_alphanumeric() || "-_.:".contains(character);
-    check(
-        !id.is_empty() && id.len() <= ID_BYTES_MAX && id.chars().all(legal),
-        key,
-        || {
-            format!(
-                "expected 1 to {ID_BYTES_MAX} letters, digits, `-`, `_`, `.` or `:`, found `{id}`"
-            )
-        },
-    )
-}
-
-fn check_count(key: &str, count: usize, most: usize) -> Result<(), ConfigError> {
-    check(count <= most, key, || {
-        format!("expected at most {most}, found {count}")
-    })
-}
-
-fn check_range(key: &str, range: Option<(f64, f64)>) -> Result<(), ConfigError> {
-    let ordered = range.is_none_or(|(low, high)| low.is_finite() && high.is_finite() && low < high);
-    check(ordered, key, || {
-        "expected two finite numbers, the lower first".into()
-    })
 }

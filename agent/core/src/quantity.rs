@@ -10,7 +10,7 @@ use crate::{
     health::{ChannelHealth, QuantityHealth},
     sensor::{Sensor, Timing},
     units::{Mono, SensorId},
-    vote::{ChannelState, Quality, Reading, Vote, Voter, VoterConfig},
+    vote::{ChannelState, Method, Quality, Reading, Reason, Vote, VoterConfig},
 };
 
 /// A channel that changed its standing.
@@ -26,13 +26,17 @@ pub(crate) struct Change {
 struct Standing {
     state: ChannelState,
     since: Mono,
+    /// The state that was told last.
+    told: ChannelState,
+    /// A sample that is not believed is told of no more until here: see [`Quantity::note_changes`].
+    quiet_until: Mono,
 }
 
 /// One quantity.
 #[derive(Clone, Debug)]
 pub(crate) struct Quantity {
     config: QuantityConfig,
-    voter: Voter,
+    voter: Method,
     readings: Vec<Reading>,
     updates_seen: Vec<u64>,
     standings: Vec<Standing>,
@@ -49,7 +53,7 @@ impl Quantity {
         let channels = config.sensors.len();
         let ticks =
             |time_ms: u64| u32::try_from(time_ms / config.period_ms.max(1)).unwrap_or(u32::MAX);
-        let voter = Voter::new(VoterConfig {
+        let settings = VoterConfig {
             accuracy_absolute: config.accuracy_absolute,
             accuracy_relative: config.accuracy_relative,
             sources_min: config.sources_min,
@@ -59,13 +63,15 @@ impl Quantity {
             on_quorum_loss: config.on_quorum_loss,
             hold_ticks_max: ticks(config.hold_age_ms_max),
             ..VoterConfig::new(channels)
-        });
+        };
         let standing = Standing {
             state: ChannelState::Learning,
             since: now,
+            told: ChannelState::Learning,
+            quiet_until: now,
         };
         Self {
-            voter,
+            voter: Method::new(config.kind, settings),
             readings: Vec::with_capacity(channels),
             updates_seen: vec![0; channels],
             standings: vec![standing; channels],
@@ -121,7 +127,13 @@ impl Quantity {
     }
 
     /// Votes for the tick that is due and moves the grid on.
-    pub(crate) fn close_tick(&mut self, sensors: &[Sensor], changes: &mut Vec<Change>) -> Mono {
+    /// A sensor for which `isolated` holds is left out: another axis of its device cannot be believed.
+    pub(crate) fn close_tick(
+        &mut self,
+        sensors: &[Sensor],
+        isolated: impl Fn(SensorId) -> bool,
+        changes: &mut Vec<Change>,
+    ) -> Mono {
         let tick = self.tick_next;
         self.tick_next = tick.plus_ms(self.config.period_ms);
         let timing = Timing {
@@ -131,7 +143,11 @@ impl Quantity {
         self.readings.clear();
         for (&id, seen) in self.config.sensors.iter().zip(&mut self.updates_seen) {
             let sensor = &sensors[id.index()];
-            self.readings.push(sensor.reading(tick, *seen, timing));
+            self.readings.push(if isolated(id) {
+                Reading::absent(Reason::Device)
+            } else {
+                sensor.reading(tick, *seen, timing)
+            });
             *seen = sensor.updates;
         }
         let quality_before = self.vote.quality;
@@ -144,7 +160,10 @@ impl Quantity {
         tick
     }
 
+    /// Every change of state is told, with one exception: a channel whose single samples are not believed again and
+    /// again is told of once in `clear_count` ticks. Which samples they are stands in the records of the votes.
     fn note_changes(&mut self, tick: Mono, changes: &mut Vec<Change>) {
+        let quiet_ms = u64::from(self.config.clear_count).saturating_mul(self.config.period_ms);
         let channels = self
             .config
             .sensors
@@ -152,22 +171,23 @@ impl Quantity {
             .zip(&mut self.standings)
             .zip(&self.vote.verdicts);
         for ((&sensor, standing), verdict) in channels {
-            let (from, to) = (standing.state, verdict.state);
-            if from == to {
+            let to = verdict.state;
+            if standing.state != to {
+                (standing.state, standing.since) = (to, tick);
+            }
+            let again = to == ChannelState::Suspect && standing.told == ChannelState::Healthy;
+            if standing.told == to || (again && tick < standing.quiet_until) {
                 continue;
             }
-            *standing = Standing {
-                state: to,
-                since: tick,
-            };
-            if rank(from) != rank(to) {
-                changes.push(Change {
-                    sensor,
-                    from,
-                    to,
-                    reason: verdict.reason.map(crate::vote::Reason::as_str),
-                });
+            if to == ChannelState::Suspect {
+                standing.quiet_until = tick.plus_ms(quiet_ms);
             }
+            changes.push(Change {
+                sensor,
+                from: core::mem::replace(&mut standing.told, to),
+                to,
+                reason: verdict.reason.map(Reason::as_str),
+            });
         }
     }
 
@@ -212,12 +232,83 @@ impl Quantity {
     }
 }
 
-/// Changes within a rank are not worth a record of their own: a suspect sample is in the vote's own record already.
-const fn rank(state: ChannelState) -> u8 {
-    match state {
-        ChannelState::Learning => 0,
-        ChannelState::Healthy | ChannelState::Suspect => 1,
-        ChannelState::Quarantined | ChannelState::Probation => 2,
-        ChannelState::Failed => 3,
+#[cfg(test)]
+mod tests {
+    use alloc::{vec, vec::Vec};
+
+    use super::{Change, Quantity};
+    use crate::{
+        config::QuantityConfig,
+        sensor::Sensor,
+        units::{Mono, SensorId},
+        vote::{ChannelState, Kind, OnQuorumLoss, OnSplit},
+    };
+
+    fn quantity() -> Quantity {
+        let config = QuantityConfig {
+            id: "valve".into(),
+            unit: "1".into(),
+            kind: Kind::Codes(2),
+            labels: Vec::new(),
+            sensors: vec![SensorId(0), SensorId(1), SensorId(2)],
+            period_ms: 1_000,
+            timeout_ms: 10_000,
+            lead_ms: 0,
+            accuracy_absolute: None,
+            accuracy_relative: 0.0,
+            sources_min: 1,
+            fail_count: 3,
+            clear_count: 30,
+            on_split: OnSplit::Weighted,
+            on_quorum_loss: OnQuorumLoss::Hold,
+            hold_age_ms_max: 10_000,
+        };
+        Quantity::new(config, Mono(0))
+    }
+
+    /// The changes of the third channel over ticks in which it delivers these codes; the others deliver 0.
+    fn told(codes: &[f64]) -> Vec<(usize, ChannelState)> {
+        let mut quantity = quantity();
+        let mut sensors = vec![Sensor::new(None); 3];
+        let mut told = Vec::new();
+        for (tick, &code) in codes.iter().enumerate() {
+            let now = quantity.next_tick();
+            for (sensor, code) in sensors.iter_mut().zip([0.0, 0.0, code]) {
+                sensor.accept(now, Ok(code));
+            }
+            let mut changes: Vec<Change> = Vec::new();
+            quantity.close_tick(&sensors, |_| false, &mut changes);
+            let third = changes.iter().filter(|change| change.sensor == SensorId(2));
+            told.extend(third.map(|change| (tick, change.to)));
+        }
+        told
+    }
+
+    #[test]
+    fn samples_that_are_not_believed_again_and_again_are_told_of_once() {
+        let flicker: Vec<f64> = (0..40).map(|tick| f64::from(tick % 2)).collect();
+        let expected = [
+            (0, ChannelState::Healthy),
+            (1, ChannelState::Suspect),
+            (2, ChannelState::Healthy),
+            (31, ChannelState::Suspect),
+            (32, ChannelState::Healthy),
+        ];
+        assert_eq!(told(&flicker), expected);
+    }
+
+    #[test]
+    fn every_other_change_is_told() {
+        let mut codes = vec![0.0];
+        codes.extend([1.0; 4]);
+        codes.extend([0.0; 31]);
+        let expected = [
+            (0, ChannelState::Healthy),
+            (1, ChannelState::Suspect),
+            (3, ChannelState::Quarantined),
+            (5, ChannelState::Probation),
+            (34, ChannelState::Healthy),
+        ];
+        assert_eq!(told(&codes), expected);
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     event::StoredRecord,
     units::{BootId, ModelId, Mono, QuantityId, SensorId, Seq, WallAnchor},
-    vote::{Quality, Verdict, Vote},
+    vote::{Quality, Verdict, Vote, codes},
 };
 
 /// Wall times before this are no times: 2026-01-01T00:00:00Z, before the first release. A device without a clock
@@ -115,6 +115,9 @@ pub struct Excluded<'a> {
     pub state: &'static str,
     /// Why.
     pub reason: Option<&'static str>,
+    /// NE 107 status signal, where the codes are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ne107: Option<&'static str>,
 }
 
 /// The channels of a quantity that are not in the value.
@@ -132,6 +135,7 @@ pub fn excluded<'a>(
         sensor: &config.sensors[sensor.index()].id,
         state: verdict.state.as_str(),
         reason: verdict.reason.map(crate::vote::Reason::as_str),
+        ne107: codes::ne107(*verdict).filter(|_| config.status_codes),
     })
 }
 
@@ -235,11 +239,17 @@ struct WireVote<'a> {
     unit: &'a str,
     value: Option<f64>,
     uncertainty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
     quality: &'static str,
     used: usize,
     expected: usize,
     sensors: Vec<&'a str>,
     excluded: Vec<Excluded<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ne107: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opc_ua: Option<u32>,
 }
 
 impl<'a> WireVote<'a> {
@@ -255,6 +265,7 @@ impl<'a> WireVote<'a> {
             unit: &settings.unit,
             value: vote.value,
             uncertainty: vote.uncertainty,
+            label: settings.label(vote.value),
             quality: vote.quality.as_str(),
             used: vote.used,
             expected: settings.sensors.len(),
@@ -262,6 +273,10 @@ impl<'a> WireVote<'a> {
                 .map(|(sensor, _)| config.sensors[sensor.index()].id.as_str())
                 .collect(),
             excluded: excluded(config, quantity, &vote.verdicts).collect(),
+            ne107: codes::ne107_of_value(vote.quality).filter(|_| config.status_codes),
+            opc_ua: config
+                .status_codes
+                .then(|| codes::opc_ua(vote.quality, vote.used == 0)),
         }
     }
 }

@@ -26,6 +26,9 @@ const TIMEOUT_PERIODS: u64 = 10;
 /// Sensors are polled this long before the vote unless it is told otherwise, in milliseconds, but at most half a period.
 const LEAD_MS_MAX: u64 = 200;
 
+/// The circle of a heading in degrees.
+const FULL_TURN: [f64; 2] = [0.0, 360.0];
+
 /// Where a faulty key stands.
 pub(super) struct Places<'a> {
     pub(super) source: file::Source<'a>,
@@ -84,6 +87,7 @@ pub(super) fn settings(
             .transpose()?,
         http: delivery::http(places, &file.http)?,
         log_level: delivery::log_level(file.log.level),
+        status_codes: file.device.status_codes,
         device,
         buses,
         sensors,
@@ -162,10 +166,13 @@ fn quantity(
             .map_err(|message| places.wrong(text, &format!("{key}.accuracy"), message))
     });
     let (accuracy_absolute, accuracy_relative) = accuracy.transpose()?.unwrap_or((None, 0.0));
+    let (kind, labels) = kind(places, key, &quantity)?;
     let period_ms = quantity.period_ms.map_or(PERIOD_MS, Spanned::into_inner);
     let config = QuantityConfig {
         id: quantity.id.get_ref().clone(),
         unit: quantity.unit,
+        kind,
+        labels,
         sensors: ids,
         period_ms,
         timeout_ms: quantity.timeout_ms.map_or(
@@ -210,6 +217,54 @@ fn quantity(
             .error(places.origins, place, &key, error.message)
     })?;
     Ok(config)
+}
+
+/// How a quantity is voted, and what its codes mean; a key that its kind does not have is refused.
+fn kind(
+    places: &Places<'_>,
+    key: &str,
+    quantity: &file::Quantity,
+) -> Result<(vote::Kind, Vec<String>), SettingsError> {
+    let kind = quantity
+        .kind
+        .as_ref()
+        .map_or(file::Kind::Scalar, |kind| *kind.get_ref());
+    if let Some(circle) = quantity
+        .circle
+        .as_ref()
+        .filter(|_| kind != file::Kind::Circular)
+    {
+        let message = "expected only with kind = \"circular\"";
+        return Err(places.wrong(circle, &format!("{key}.circle"), message));
+    }
+    if let Some(labels) = quantity
+        .labels
+        .as_ref()
+        .filter(|_| kind != file::Kind::Enumeration)
+    {
+        let message = "expected only with kind = \"enumeration\"";
+        return Err(places.wrong(labels, &format!("{key}.labels"), message));
+    }
+    match (kind, &quantity.kind) {
+        (file::Kind::Circular, _) => {
+            let [low, high] = quantity
+                .circle
+                .as_ref()
+                .map_or(FULL_TURN, |circle| *circle.get_ref());
+            Ok((vote::Kind::Circular { low, high }, Vec::new()))
+        }
+        (file::Kind::Boolean, _) => Ok((vote::Kind::Codes(2), Vec::new())),
+        (file::Kind::Enumeration, Some(place)) => {
+            let labels = quantity.labels.as_ref().ok_or_else(|| {
+                let message =
+                    "expected the words for the codes 0, 1, 2 ..., as in [\"closed\", \"open\"]";
+                places.wrong(place, &format!("{key}.labels"), message)
+            })?;
+            let codes = u32::try_from(labels.get_ref().len()).unwrap_or(u32::MAX);
+            Ok((vote::Kind::Codes(codes), labels.get_ref().clone()))
+        }
+        _ => Ok((vote::Kind::Scalar, Vec::new())),
+    }
 }
 
 /// The core's check of one quantity with its own sensors: with all of them, a thousand quantities would take seconds.
@@ -292,9 +347,11 @@ fn bare(sensors: &[Sensor]) -> Config {
     let sensor = |sensor: &Sensor| SensorConfig {
         id: sensor.id.clone(),
         range: sensor.range,
+        device: sensor.device.clone(),
     };
     Config {
         device: "device".into(),
+        status_codes: false,
         sensors: sensors.iter().map(sensor).collect(),
         quantities: Vec::new(),
         models: Vec::new(),
@@ -309,6 +366,7 @@ impl Settings {
     fn bare_config(&self) -> Config {
         Config {
             device: self.device.clone(),
+            status_codes: self.status_codes,
             quantities: self.quantities.clone(),
             outbox: self
                 .mqtt

@@ -220,6 +220,8 @@ pub(super) enum LogLevel {
 #[serde(deny_unknown_fields)]
 pub(super) struct Device {
     pub(super) id: Spanned<String>,
+    #[serde(default)]
+    pub(super) status_codes: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -236,6 +238,7 @@ pub(super) struct Sensor {
     pub(super) id: Spanned<String>,
     pub(super) source: Spanned<SensorSource>,
     pub(super) range: Option<Spanned<[f64; 2]>>,
+    pub(super) device: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -290,6 +293,9 @@ pub(super) struct Quantity {
     pub(super) id: Spanned<String>,
     #[serde(default = "one")]
     pub(super) unit: String,
+    pub(super) kind: Option<Spanned<Kind>>,
+    pub(super) circle: Option<Spanned<[f64; 2]>>,
+    pub(super) labels: Option<Spanned<Vec<String>>>,
     pub(super) sensors: Vec<Spanned<String>>,
     pub(super) period_ms: Option<Spanned<u64>>,
     pub(super) timeout_ms: Option<Spanned<u64>>,
@@ -326,6 +332,15 @@ impl Number {
 
 fn one() -> String {
     "1".into()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    Scalar,
+    Circular,
+    Boolean,
+    Enumeration,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -73,7 +73,12 @@ pub(super) fn sensors(
         };
         let source = source(sensor.source.get_ref(), buses)
             .map_err(|(part, message)| refuse(&part, message))?;
-        known.push(Sensor { id, source, range });
+        known.push(Sensor {
+            id,
+            source,
+            range,
+            device: sensor.device,
+        });
     }
     Ok(known)
 }

@@ -1,6 +1,8 @@
 //! The settings, good and bad, word for word.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use quorate_core::vote::Kind;
+
 use super::{InputFacts, ModelFacts, Settings, Source};
 
 const GOOD: &str = r#"
@@ -94,6 +96,53 @@ fn a_model_must_see_the_ticks_that_it_was_trained_on() {
 }
 
 #[test]
+fn quantities_have_kinds() {
+    let kind = |keys: &str| {
+        let text = GOOD.replacen("accuracy = \"0.5\"", keys, 1);
+        parse(&text, &[]).map(|settings| settings.quantities[0].kind)
+    };
+    assert_eq!(kind(""), Ok(Kind::Scalar));
+    assert_eq!(kind("kind = \"boolean\""), Ok(Kind::Codes(2)));
+    assert_eq!(
+        kind("kind = \"circular\"\ncircle = [-180, 180]"),
+        Ok(Kind::Circular {
+            low: -180.0,
+            high: 180.0
+        })
+    );
+    let labels = "kind = \"enumeration\"\nlabels = [\"closed\", \"open\", \"fault\"]";
+    assert_eq!(kind(labels), Ok(Kind::Codes(3)));
+    for (keys, expected) in [
+        (
+            "circle = [0, 1]",
+            "q.toml:24:10: quantities[0].circle: expected only with kind = \"circular\"",
+        ),
+        (
+            "labels = [\"a\"]",
+            "q.toml:24:10: quantities[0].labels: expected only with kind = \"enumeration\"",
+        ),
+        (
+            "kind = \"enumeration\"",
+            "q.toml:24:8: quantities[0].labels: expected the words for the codes 0, 1, 2 ..., as in [\"closed\", \"open\"]",
+        ),
+        (
+            "kind = \"enumeration\"\nlabels = [\"a\"]",
+            "q.toml:25:10: quantities[0].labels: expected 2 to 256 labels, found 1",
+        ),
+        (
+            "kind = \"boolean\"\naccuracy = \"0.5\"",
+            "q.toml:25:12: quantities[0].accuracy: expected none: codes are right or wrong",
+        ),
+        (
+            "kind = \"circular\"\naccuracy = \"5%\"",
+            "q.toml:25:12: quantities[0].accuracy: expected no share of the value: a circle has no zero",
+        ),
+    ] {
+        assert_eq!(kind(keys), Err(expected.into()));
+    }
+}
+
+#[test]
 fn the_log_has_levels() {
     let level = |text: &str| parse(text, &[]).map(|settings| settings.log_level);
     assert_eq!(level(GOOD), Ok(tracing::Level::INFO));
@@ -112,7 +161,7 @@ fn wrong_files_say_where_and_what() {
     check(
         "id = \"t\"",
         "id = \"t\"\nperiod = 5",
-        "q.toml:21:1: quantities.period: unknown field `period`, expected one of `id`, `unit`, `sensors`, `period_ms`, `timeout_ms`, `lead_ms`, `accuracy`, `min_sources`, `fail_count`, `clear_count`, `on_split`, `on_quorum_loss`, `hold_max_age_ms`",
+        "q.toml:21:1: quantities.period: unknown field `period`, expected one of `id`, `unit`, `kind`, `circle`, `labels`, `sensors`, `period_ms`, `timeout_ms`, `lead_ms`, `accuracy`, `min_sources`, `fail_count`, `clear_count`, `on_split`, `on_quorum_loss`, `hold_max_age_ms`",
     );
     check(
         "[\"a\", \"b\"]",

@@ -8,7 +8,7 @@ use quorate_core::{
     },
     event::ProbeFault,
     units::{QuantityId, SensorId},
-    vote::{OnQuorumLoss, OnSplit},
+    vote::{Kind, OnQuorumLoss, OnSplit},
 };
 
 use super::faults::{BadSensor, SensorFault};
@@ -23,11 +23,14 @@ const NOISE: f64 = 0.15;
 /// The configuration: two or three quantities of three sensors, one model over the first two.
 pub(crate) fn config(quantities: usize) -> Config {
     let sensor = |index: usize| SensorConfig {
+        device: None,
         id: format!("sensor-{index}"),
         range: Some((-50.0, 150.0)),
     };
     let id = |index: usize| u16::try_from(index).expect("a handful of sensors");
     let quantity = |index: usize| QuantityConfig {
+        kind: Kind::Scalar,
+        labels: Vec::new(),
         id: format!("quantity-{index}"),
         unit: "Cel".into(),
         sensors: (0..CHANNELS)
@@ -52,6 +55,7 @@ pub(crate) fn config(quantities: usize) -> Config {
         range: Some((-40.0, 140.0)),
     };
     Config {
+        status_codes: true,
         device: "simulated".into(),
         sensors: (0..quantities * CHANNELS).map(sensor).collect(),
         quantities: (0..quantities).map(quantity).collect(),

@@ -6,8 +6,12 @@
 //! Invariants: the value is finite or absent; a healthy majority is never isolated; one channel alone is never `Good`.
 
 mod channel;
+mod circle;
+pub mod codes;
 mod commission;
 mod fuse;
+mod majority;
+mod method;
 mod monitor;
 mod pair;
 mod probation;
@@ -18,6 +22,9 @@ mod tests;
 mod voter;
 mod witness;
 
+pub use circle::Circle;
+pub use majority::Majority;
+pub use method::{Kind, Method};
 pub use voter::Voter;
 
 use alloc::vec::Vec;
@@ -120,6 +127,12 @@ pub enum ChannelState {
 }
 
 impl ChannelState {
+    /// Whether a channel in this state has no say: it was isolated and is not readmitted.
+    #[must_use]
+    pub const fn is_isolated(self) -> bool {
+        matches!(self, Self::Quarantined | Self::Probation | Self::Failed)
+    }
+
     /// The word used in records, metrics and traces.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -161,6 +174,8 @@ pub enum Reason {
     Disagree,
     /// An offset at start that its siblings do not bear out.
     BootOffset,
+    /// Another axis of the same device is isolated.
+    Device,
 }
 
 impl Reason {
@@ -180,6 +195,7 @@ impl Reason {
             Self::Noisy => "noisy",
             Self::Disagree => "disagree",
             Self::BootOffset => "boot-offset",
+            Self::Device => "device",
         }
     }
 }
@@ -265,7 +281,8 @@ pub struct Verdict {
 pub struct Vote {
     /// The voted value, finite; absent exactly when the quality is [`Quality::Bad`].
     pub value: Option<f64>,
-    /// Standard uncertainty: the truth lies within twice this of the value in about 95 % of ticks. Absent with the value.
+    /// Standard uncertainty: the truth lies within twice this of the value in about 95 % of ticks. Absent with the
+    /// value, and for codes, which have none.
     pub uncertainty: Option<f64>,
     /// How far the value can be relied upon.
     pub quality: Quality,
