@@ -119,23 +119,23 @@ fn quantities_have_kinds() {
         ),
         (
             "labels = [\"a\"]",
-            "q.toml:24:10: quantities[0].labels: expected only with kind = \"enumeration\"",
+            "q.toml:23:10: quantities[0].labels: expected only with kind = \"enumeration\"",
         ),
         (
             "kind = \"enumeration\"",
-            "q.toml:24:8: quantities[0].labels: expected the words for the codes 0, 1, 2 ..., as in [\"closed\", \"open\"]",
+            "q.toml:23:8: quantities[0].labels: expected the words for the codes 0, 1, 2 ..., as in [\"closed\", \"open\"]",
         ),
         (
             "kind = \"enumeration\"\nlabels = [\"a\"]",
-            "q.toml:25:10: quantities[0].labels: expected 2 to 256 labels, found 1",
+            "q.toml:24:10: quantities[0].labels: expected 2 to 256 labels, found 1",
         ),
         (
             "kind = \"boolean\"\naccuracy = \"0.5\"",
-            "q.toml:25:12: quantities[0].accuracy: expected none: codes are right or wrong",
+            "q.toml:24:12: quantities[0].accuracy: expected none: codes are right or wrong",
         ),
         (
             "kind = \"circular\"\naccuracy = \"5%\"",
-            "q.toml:25:12: quantities[0].accuracy: expected no share of the value: a circle has no zero",
+            "q.toml:24:12: quantities[0].accuracy: expected no share of the value: a circle has no zero",
         ),
     ] {
         assert_eq!(kind(keys), Err(expected.into()));
