@@ -115,7 +115,7 @@ fn quantities_have_kinds() {
     for (keys, expected) in [
         (
             "circle = [0, 1]",
-            "q.toml:24:10: quantities[0].circle: expected only with kind = \"circular\"",
+            "q.toml:23:10: quantities[0].circle: expected only with kind = \"circular\"",
         ),
         (
             "labels = [\"a\"]",
