@@ -73,6 +73,12 @@ pub(super) struct Channel {
     pub(super) wander: f64,
     /// Samples learned from.
     pub(super) samples: u32,
+    /// Samples in the look at the channel that is going on.
+    pub(super) looked: u32,
+    /// Looks at a newcomer that did not end in a decision.
+    pub(super) relooks: u32,
+    /// The last look was of one kind throughout.
+    pub(super) steady: bool,
     /// Fast mean of the residual.
     pub(super) fast: f64,
     /// Slow mean of the residual.
@@ -82,6 +88,9 @@ pub(super) struct Channel {
     pub(super) gross_score: f64,
     /// Sum of the signs of gross residuals: tells a bias from noise.
     pub(super) gross_signs: f64,
+    /// Evidence of a lasting difference above, and below: sums of what exceeds the tolerance, in standard deviations.
+    pub(super) above: f64,
+    pub(super) below: f64,
     pub(super) clean: u32,
     /// Sum of the deviations of the clean samples.
     pub(super) clean_sum: f64,
@@ -114,10 +123,15 @@ impl Channel {
             noise: 0.0,
             wander: 0.0,
             samples: 0,
+            looked: 0,
+            relooks: 0,
+            steady: false,
             fast: 0.0,
             slow: 0.0,
             gross_score: 0.0,
             gross_signs: 0.0,
+            above: 0.0,
+            below: 0.0,
             clean: 0,
             clean_sum: 0.0,
             relapses: 0,
@@ -169,6 +183,9 @@ impl Channel {
         self.clean = 0;
         self.clean_sum = 0.0;
         self.gross_signs = 0.0;
+        self.above = 0.0;
+        self.below = 0.0;
+        self.begin_look();
         self.motion.restart_count();
         self.witness = Witness::new();
         let soon = self
@@ -190,12 +207,32 @@ impl Channel {
         self.standing = Standing::Trusted;
         self.reason = None;
         self.gross_score = 0.0;
+        self.above = 0.0;
+        self.below = 0.0;
+        self.relooks = 0;
         self.since_readmission = 0;
         self.fast = residual;
         self.slow = residual;
         self.clean = 0;
         self.clean_sum = 0.0;
         self.motion.forgive();
+    }
+
+    /// Forgets what was learned of the channel, for the whole vote is learned anew.
+    pub(super) fn recommission(&mut self) {
+        if self.standing != Standing::Failed {
+            *self = Self {
+                motion: self.motion,
+                relapses: self.relapses,
+                fault: self.fault,
+                ..Self::new()
+            };
+        }
+    }
+
+    /// Something speaks against the channel at this tick.
+    pub(super) fn suspected(&self) -> bool {
+        self.gross || self.above > 0.0 || self.below > 0.0
     }
 
     /// Clean samples that readmission takes.
@@ -234,6 +271,7 @@ impl Channel {
         variance_floor: f64,
         typical_variance: f64,
         commissioning: bool,
+        accuracy: f64,
     ) {
         self.samples = self.samples.saturating_add(1);
         let samples = f64::from(self.samples);
@@ -244,6 +282,9 @@ impl Channel {
             wander_growth_max(commissioning) * self.wander.max(0.05 * typical_variance);
         self.wander += (square(self.slow).min(wander_max) - self.wander)
             / samples.clamp(WANDER_SAMPLES_MIN, WANDER_SAMPLES);
+        if accuracy > 0.0 {
+            self.wander = self.wander.min(square(accuracy).max(self.noise));
+        }
     }
 }
 

@@ -1,67 +1,136 @@
-//! Commissioning: what each channel's offset, noise and wander are, and which channel was wrong from the start.
+//! Commissioning: what each channel's offset and noise are, and which channel was wrong from the start.
 //!
-//! Owns: the first phase (every channel against the median), the refinement of offsets after it, and newcomers.
-//! Must not: learn an offset as normal that the siblings do not bear out.
+//! Owns: the first phase (every channel against the median), the refinement of offsets after it, newcomers, and the
+//! second look at an offset that the evidence does not bear out any more.
+//! Must not: learn an offset as normal that was not steady, or that the siblings or the given accuracy do not bear out.
+
+use alloc::vec;
+use alloc::vec::Vec;
 
 use super::channel::{Channel, Standing};
-use super::statistics::{DEVIATIONS_PER_MEDIAN_DEVIATION, limited, root, square};
+use super::statistics::{
+    DEVIATIONS_PER_MEDIAN_DEVIATION, Sorted, VARIANCE_FLOOR, limited, root, square,
+};
 use super::voter::{Tick, Voter};
 use super::{Reason, VoterConfig};
 
-/// Ticks of the first phase (prototype).
-const WARMING_TICKS: u32 = 32;
+/// Samples of one look at a channel (prototype).
+const LOOK_SAMPLES: usize = 32;
+/// The same, as a count of samples.
+const LOOK_COUNT: u32 = 32;
+/// Looks at all channels together before the vote goes on with what there is.
+const FIRST_LOOKS_MAX: u32 = 4;
+/// Looks at one channel after which one that never was steady is a fault.
+const LOOKS_MAX: u32 = 8;
 /// Ticks until offsets are no longer refined (prototype).
 const REFINING_TICKS: u32 = 1000;
 /// Samples from which a channel's offset is refined (prototype).
 const REFINING_SAMPLES_MIN: u32 = 64;
 /// An offset beyond this many robust spreads at start is a fault (prototype).
 const OFFSET_SPREADS_MAX: f64 = 6.0;
-/// The accuracy assumed when none is given, in robust spreads (prototype).
-const ACCURACY_SPREADS: f64 = 3.0;
-/// A residual beyond this many typical ones does not enter the first phase's statistics (prototype).
+/// An offset beyond this many times the given accuracy is a fault, unless noise alone may explain it.
+const OFFSET_ACCURACIES_MAX: f64 = 4.0;
+/// Noise beyond this many times the given accuracy is a fault, unless the siblings are noisy too.
+const NOISE_ACCURACIES_MAX: f64 = 3.0;
+/// A pair's difference at start beyond this many of its noise deviations leaves a doubt when no accuracy is given.
+const PAIR_SPREADS_MAX: f64 = 12.0;
+/// A residual beyond this many typical ones is left out of the value in the first phase (prototype).
 const RESIDUALS_MAX: f64 = 10.0;
+/// A sample beyond this many deviations of its look does not belong to it.
+const STRAY_DEVIATIONS: f64 = 6.0;
+/// Strays that a steady look may have: a tenth of it.
+const STRAYS_MAX: usize = 3;
+/// The halves of a steady look differ by at most this many deviations of one sample.
+const HALVES_DEVIATIONS_MAX: f64 = 2.5;
+/// Samples of a look that enter its variance: nine tenths.
+const LOOK_KEPT: usize = 29;
+/// Variance of the middle nine tenths of a normal distribution, as a share of the whole.
+const KEPT_VARIANCE_SHARE: f64 = 0.62;
+/// Variance of the wander at start, as a share of the noise.
+const WANDER_START_SHARE: f64 = 1.0;
+/// Standard deviation of the wander at start, as a share of a given accuracy.
+const WANDER_START_ACCURACY: f64 = 0.4;
+/// Standard deviation of the wander at start, as a share of the offsets' own: what differs much also wanders much.
+const WANDER_START_OFFSETS: f64 = 1.5;
+/// An offset this many noise deviations from the middle of all counts half in their mean.
+const CENTRE_DEVIATIONS: f64 = 2.0;
+/// An isolated channel that is steady this much nearer to its siblings than its offset says is learned anew.
+const NEARER_SHARE: f64 = 0.5;
 
 /// What commissioning learned of the quantity.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Commission {
+    /// The first phase is going on.
+    open: bool,
+    /// The last tick of the phase that is going on.
+    last_tick: u32,
+    looks: u32,
     /// Mean of the median distance from the reference in the first phase.
     typical_residual: f64,
     /// An offset beyond this is a fault; unlimited until the first phase has ended.
-    offset_max: f64,
-    /// The absolute accuracy, given or learned.
-    accuracy_absolute: f64,
+    pub(super) offset_max: f64,
+    /// Noise (a variance) beyond this is a fault.
+    noise_max: f64,
+    /// Nobody bears out the offsets that the vote rests on.
+    pub(super) doubt: bool,
+    /// Channels that had been learned when the first phase ended.
+    learned: usize,
+    /// The residuals of each channel's look.
+    looked: Vec<[f64; LOOK_SAMPLES]>,
+    /// Room to sort one look.
+    scratch: Sorted,
+}
+
+/// What one look found.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    offset: f64,
+    noise: f64,
+    steady: bool,
 }
 
 impl Commission {
     pub(super) fn new(config: &VoterConfig) -> Self {
         Self {
+            open: true,
+            last_tick: LOOK_COUNT,
+            looks: 0,
             typical_residual: 0.0,
             offset_max: f64::MAX,
-            accuracy_absolute: config.accuracy_absolute.unwrap_or(0.0),
+            noise_max: f64::MAX,
+            doubt: false,
+            learned: 0,
+            looked: vec![[0.0; LOOK_SAMPLES]; config.channels],
+            scratch: Sorted::with_capacity(LOOK_SAMPLES),
         }
     }
 
-    pub(super) fn warming(&self, ticks: u32) -> bool {
-        ticks <= WARMING_TICKS
+    /// The first phase is going on, this tick included.
+    pub(super) fn warming(&self) -> bool {
+        self.open
     }
 
     pub(super) fn refining(&self, ticks: u32) -> bool {
         ticks <= REFINING_TICKS
     }
 
-    /// Half-width within which no channel is blamed at this value.
-    pub(super) fn accuracy(&self, config: &VoterConfig, reference: f64) -> f64 {
-        self.accuracy_absolute + config.accuracy_relative * reference.abs()
+    /// Half-width within which no channel is blamed at this value: the accuracy given, or nothing.
+    pub(super) fn accuracy(config: &VoterConfig, reference: f64) -> f64 {
+        config.accuracy_absolute.unwrap_or(0.0) + config.accuracy_relative * reference.abs()
     }
 
-    /// The accuracy that sets a floor to the variances.
-    pub(super) fn accuracy_least(&self, config: &VoterConfig, reference: f64) -> f64 {
-        self.accuracy(config, reference)
-    }
-
-    /// Residual that enters the first phase's statistics at most.
+    /// Residual that enters the value of the first phase at most.
     pub(super) fn residual_max(&self, tick: &Tick) -> f64 {
         (RESIDUALS_MAX * self.typical_residual).max(tick.accuracy)
+    }
+
+    /// Largest offset that may be learned, from the noise and the spread of all offsets, or from the accuracy given.
+    fn find_offset_max(&mut self, accuracy: f64, noise: f64, offset_spread: f64) {
+        self.offset_max = if accuracy > 0.0 {
+            (OFFSET_ACCURACIES_MAX * accuracy).max(OFFSET_SPREADS_MAX * root(noise))
+        } else {
+            OFFSET_SPREADS_MAX * root(noise + square(offset_spread))
+        };
     }
 }
 
@@ -77,72 +146,184 @@ impl Voter {
         }
         let limit = self.commission.residual_max(tick);
         if tick.candidates >= 2 {
-            for channel in self
-                .channels
-                .iter_mut()
-                .filter(|channel| channel.candidate && channel.fresh)
-            {
-                channel.average(limit);
+            for (channel, looked) in self.channels.iter_mut().zip(&mut self.commission.looked) {
+                if channel.candidate && channel.fresh {
+                    channel.look(channel.residual, looked);
+                    channel.average(limit);
+                }
             }
         }
-        if self.ticks == WARMING_TICKS {
+        if self.ticks >= self.commission.last_tick {
             self.end_first_phase(tick);
         }
     }
 
-    /// Offsets, the accuracy where none was given, and the channels that were wrong from the start.
+    /// Offsets, noise, and the channels that were wrong from the start; or another look, when no majority was steady.
     fn end_first_phase(&mut self, tick: &Tick) {
-        let learned = || self.channels.iter().filter(|channel| channel.samples > 0);
-        self.sorted.refill(learned().map(|channel| channel.slow));
-        let middle = self.sorted.median();
-        self.sorted
-            .refill(learned().map(|channel| (channel.slow - middle).abs()));
-        let offset_spread = if self.sorted.len() > 2 {
-            DEVIATIONS_PER_MEDIAN_DEVIATION * self.sorted.median()
-        } else {
-            self.sorted.highest()
-        };
-        self.sorted.refill(learned().map(|channel| channel.noise));
-        let noise = self.sorted.median();
-        let spread = root(noise + square(offset_spread));
-        if self.config.accuracy_absolute.is_none() {
-            self.commission.accuracy_absolute = ACCURACY_SPREADS * spread;
-        }
-        let accuracy = self.commission.accuracy(&self.config, tick.reference);
-        let given = self.config.accuracy_absolute.unwrap_or(0.0);
-        self.commission.offset_max = (OFFSET_SPREADS_MAX * spread).max(2.0 * given);
-        let limit = self.commission.offset_max;
-        let few = self.channels.len() < 3;
-        let borne_out = |channel: &Channel| {
-            channel.samples > 0 && (few || (channel.slow - middle).abs() <= limit)
-        };
-        let believed = self.channels.iter().filter(|channel| borne_out(channel));
-        let (sum, count) = believed.fold((0.0, 0_u32), |(sum, count), channel| {
-            (sum + channel.slow, count + 1)
-        });
-        let mean = sum / f64::from(count.max(1));
-        for channel in &mut self.channels {
-            if borne_out(channel) {
-                channel.offset = channel.slow - mean;
-            } else {
-                channel.noise = noise;
-                if channel.samples > 0 {
-                    channel.standing = Standing::Isolated;
-                    channel.reason = Some(Reason::BootOffset);
-                } else {
-                    channel.standing = Standing::Newcomer;
-                }
+        let mut steady: usize = 0;
+        let mut present: usize = 0;
+        for (channel, looked) in self.channels.iter_mut().zip(&self.commission.looked) {
+            if channel.looked == 0 {
+                continue;
             }
+            let look = Look::at(
+                &mut self.commission.scratch,
+                looked,
+                channel.looked,
+                tick.accuracy,
+            );
+            channel.slow = look.offset;
+            channel.noise = look.noise;
+            channel.steady = look.steady;
+            present += 1;
+            steady += usize::from(look.steady);
+        }
+        self.commission.looks += 1;
+        if 2 * steady <= present && self.commission.looks < FIRST_LOOKS_MAX {
+            self.commission.last_tick = self.ticks.saturating_add(LOOK_COUNT);
+            for channel in &mut self.channels {
+                channel.begin_look();
+            }
+            return;
+        }
+        let unsteady = 2 * steady <= present;
+        self.commission.open = false;
+        self.commission.learned = present;
+        self.commission.doubt = unsteady && present > 1;
+        if unsteady {
+            for channel in &mut self.channels {
+                channel.steady = true;
+            }
+        }
+        let noise = self.set_offset_max(tick);
+        self.set_offsets(tick, noise);
+    }
+
+    /// The limit of what may be learned; returns the typical noise.
+    fn set_offset_max(&mut self, tick: &Tick) -> f64 {
+        let borne = |channel: &&Channel| channel.looked > 0 && channel.steady;
+        let slow = |channel: &Channel| channel.slow;
+        self.sorted
+            .refill(self.channels.iter().filter(borne).map(slow));
+        let middle = self.sorted.median();
+        self.sorted.refill(
+            self.channels
+                .iter()
+                .filter(borne)
+                .map(|channel| (channel.slow - middle).abs()),
+        );
+        let few = self.sorted.len() < 3;
+        let offset_spread = if few {
+            self.sorted.highest()
+        } else {
+            DEVIATIONS_PER_MEDIAN_DEVIATION * self.sorted.median()
+        };
+        self.sorted.refill(
+            self.channels
+                .iter()
+                .filter(borne)
+                .map(|channel| channel.noise),
+        );
+        let noise = self.sorted.median();
+        if few {
+            let limit = if tick.accuracy > 0.0 {
+                (2.0 * tick.accuracy).max(OFFSET_SPREADS_MAX * root(noise))
+            } else {
+                PAIR_SPREADS_MAX * root(noise)
+            };
+            self.commission.doubt |= offset_spread > 0.5 * limit;
+            self.commission.offset_max = limit.max(offset_spread);
+        } else {
+            self.commission
+                .find_offset_max(tick.accuracy, noise, offset_spread);
+        }
+        noise
+    }
+
+    fn set_offsets(&mut self, tick: &Tick, noise: f64) {
+        let borne = |channel: &&Channel| channel.looked > 0 && channel.steady;
+        self.sorted.refill(
+            self.channels
+                .iter()
+                .filter(borne)
+                .map(|channel| channel.slow),
+        );
+        let middle = self.sorted.median();
+        let limit = self.commission.offset_max;
+        let noise_max = noise_max(noise, tick.accuracy);
+        self.commission.noise_max = noise_max;
+        let few = self.commission.learned < 3;
+        let always_two = self.channels.len() < 3;
+        for channel in &mut self.channels {
+            let offset = channel.slow;
             channel.fast = 0.0;
             channel.slow = 0.0;
-            if few {
+            if channel.looked == 0 || !channel.steady {
+                channel.standing = Standing::Newcomer;
+            } else if !few && channel.noise > noise_max {
+                channel.noise = noise;
+                channel.samples = channel.looked;
+                channel.standing = Standing::Isolated;
+                channel.reason = Some(Reason::Noisy);
+            } else if few || (offset - middle).abs() <= limit {
+                channel.offset = offset;
+                channel.samples = channel.looked;
+            } else {
+                channel.noise = noise;
+                channel.samples = channel.looked;
+                channel.standing = Standing::Isolated;
+                channel.reason = Some(Reason::BootOffset);
+            }
+            if channel.standing != Standing::Trusted && channel.looked == 0 {
+                channel.noise = noise;
+            }
+            if always_two {
                 channel.noise *= 2.0;
             }
-            channel.wander = square(accuracy / 3.0).max(channel.noise);
+            channel.wander = (WANDER_START_SHARE * channel.noise)
+                .max(square(WANDER_START_ACCURACY * tick.accuracy));
+            channel.begin_look();
+        }
+        self.centre_offsets(noise);
+        let (sum, count) = self
+            .channels
+            .iter()
+            .filter(|channel| channel.standing == Standing::Trusted)
+            .fold((0.0, 0.0), |(sum, count), channel| {
+                (sum + square(channel.offset), count + 1.0)
+            });
+        let wander = square(WANDER_START_OFFSETS) * sum / f64::max(count, 1.0);
+        for channel in &mut self.channels {
+            channel.wander = channel.wander.max(wander);
         }
     }
 
-    /// Channels that arrived later are learned against those that are there, outside the vote.
+    /// Moves all offsets so that their robust mean over the trusted channels is none. Only the offsets of channels that
+    /// the others bear out say where the truth lies; one far off counts little.
+    fn centre_offsets(&mut self, noise: f64) {
+        let trusted = |channel: &&Channel| channel.standing == Standing::Trusted;
+        self.sorted.refill(
+            self.channels
+                .iter()
+                .filter(trusted)
+                .map(|channel| channel.offset),
+        );
+        let middle = self.sorted.median();
+        let scale = square(CENTRE_DEVIATIONS) * noise + VARIANCE_FLOOR;
+        let (mut sum, mut total) = (0.0, 0.0);
+        for channel in self.channels.iter().filter(trusted) {
+            let weight = 1.0 / (1.0 + square(square(channel.offset - middle) / scale));
+            sum += weight * channel.offset;
+            total += weight;
+        }
+        if total > 0.0 {
+            for channel in &mut self.channels {
+                channel.offset -= sum / total;
+            }
+        }
+    }
+
+    /// Channels that arrived later, or were not steady, are learned against those that are there, outside the vote.
     pub(super) fn commission_newcomers(&mut self, tick: &Tick) {
         if tick.last_resort {
             for channel in &mut self.channels {
@@ -153,36 +334,53 @@ impl Voter {
             }
             return;
         }
-        let limit = self.commission.offset_max;
-        for channel in &mut self.channels {
+        let mut arrived = false;
+        for index in 0..self.channels.len() {
+            let channel = &mut self.channels[index];
             if channel.standing != Standing::Newcomer || !channel.fresh {
                 continue;
             }
-            channel.average(f64::MAX);
-            if channel.samples < WARMING_TICKS {
+            let looked = &mut self.commission.looked[index];
+            channel.look(channel.residual, looked);
+            if channel.looked < LOOK_COUNT {
                 continue;
             }
-            let offset = channel.slow;
-            channel.slow = 0.0;
-            channel.wander = channel.wander.max(channel.noise);
-            if offset.abs() <= limit {
-                channel.offset = offset;
-                channel.readmit(0.0);
-            } else {
-                channel.noise = tick.typical_variance;
-                channel.standing = Standing::Isolated;
-                channel.reason = Some(Reason::BootOffset);
-            }
+            arrived = true;
+            let look = Look::at(
+                &mut self.commission.scratch,
+                looked,
+                channel.looked,
+                tick.accuracy,
+            );
+            let limits = (self.commission.offset_max, self.commission.noise_max);
+            channel.receive(look, limits, tick);
+        }
+        if arrived && self.commission.doubt && self.commission.learned < 3 {
+            self.commission_anew();
         }
     }
 
-    /// Moves what is lasting in each residual into the channel's offset, and keeps the mean of all offsets at zero.
+    /// A third channel has come to a pair that nobody could bear out: all are learned again.
+    fn commission_anew(&mut self) {
+        self.commission.open = true;
+        self.commission.doubt = false;
+        self.commission.looks = 0;
+        self.commission.last_tick = self.ticks.saturating_add(LOOK_COUNT);
+        self.pair.pause();
+        for channel in &mut self.channels {
+            channel.recommission();
+        }
+    }
+
+    /// Moves what is lasting in each residual into the channel's offset.
     pub(super) fn refine_offsets(&mut self) {
         let limit = self.commission.offset_max;
+        let mut moved = 0.0;
+        let mut trusted = 0.0;
         for channel in &mut self.channels {
             if channel.candidate
                 && channel.fresh
-                && !channel.gross
+                && !channel.suspected()
                 && channel.samples > REFINING_SAMPLES_MIN
             {
                 let lasting = limited(channel.slow, 3.0 * root(channel.variance)) * 2.0
@@ -191,36 +389,143 @@ impl Voter {
                     channel.offset += lasting;
                     channel.slow -= lasting;
                     channel.fast -= lasting;
+                    moved += lasting;
                 }
             }
+            trusted += f64::from(u8::from(channel.standing == Standing::Trusted));
         }
-        if self
-            .channels
-            .iter()
-            .all(|channel| channel.standing == Standing::Trusted)
-        {
-            let count = f64::from(u32::try_from(self.channels.len()).unwrap_or(1).max(1));
-            let mean = self
-                .channels
-                .iter()
-                .map(|channel| channel.offset)
-                .sum::<f64>()
-                / count;
-            for channel in &mut self.channels {
-                channel.offset -= mean;
+        // The refinement changes the channels against one another, not all of them together.
+        for channel in &mut self.channels {
+            channel.offset -= moved / f64::max(trusted, 1.0);
+        }
+    }
+
+    /// An isolated channel that is steady, and nearer to its siblings than the offset learned of it says, was learned
+    /// while it was wrong: its offset is learned anew.
+    pub(super) fn look_again(&mut self, tick: &Tick) {
+        let mut forgotten = false;
+        for index in 0..self.channels.len() {
+            let channel = &mut self.channels[index];
+            if channel.standing != Standing::Isolated || !channel.fresh {
+                continue;
             }
+            let looked = &mut self.commission.looked[index];
+            channel.look(channel.residual, looked);
+            if channel.looked < LOOK_COUNT {
+                continue;
+            }
+            let look = Look::at(
+                &mut self.commission.scratch,
+                looked,
+                channel.looked,
+                tick.accuracy,
+            );
+            channel.begin_look();
+            let offset = channel.offset + look.offset;
+            let learned = channel.offset.abs() > 2.0 * root(channel.noise);
+            if learned
+                && look.steady
+                && channel.motion.moves()
+                && offset.abs() < NEARER_SHARE * channel.offset.abs()
+                && look.noise < 4.0 * channel.noise.max(tick.variance_floor)
+            {
+                channel.offset = offset;
+                channel.corrected -= look.offset;
+                channel.readmit(0.0);
+                forgotten = true;
+            }
+        }
+        if forgotten {
+            self.centre_offsets(tick.typical_variance);
         }
     }
 }
 
+/// The largest noise of a channel, as a variance, among siblings of this typical noise: noise is no fault where no
+/// accuracy is given, for the weights see to it.
+fn noise_max(typical: f64, accuracy: f64) -> f64 {
+    if accuracy > 0.0 {
+        square(NOISE_ACCURACIES_MAX * accuracy).max(square(OFFSET_SPREADS_MAX) * typical)
+    } else {
+        f64::MAX
+    }
+}
+
 impl Channel {
+    /// Enters one residual into the look.
+    fn look(&mut self, residual: f64, looked: &mut [f64; LOOK_SAMPLES]) {
+        let place = usize::try_from(self.looked).unwrap_or(0) % LOOK_SAMPLES;
+        looked[place] = residual;
+        self.looked = self.looked.saturating_add(1).min(LOOK_COUNT);
+    }
+
+    pub(super) fn begin_look(&mut self) {
+        self.looked = 0;
+    }
+
     /// Running mean (in `slow`) and variance (in `noise`) of the residual, limited to `limit`.
     fn average(&mut self, limit: f64) {
-        self.samples = self.samples.saturating_add(1);
-        let count = f64::from(self.samples);
+        let count = f64::from(self.looked.max(1));
         let residual = limited(self.residual, limit);
         let before = residual - self.slow;
         self.slow += before / count;
         self.noise += (before * (residual - self.slow) - self.noise) / count;
+    }
+
+    /// Ends the look at a newcomer.
+    fn receive(&mut self, look: Look, (offset_max, noise_max): (f64, f64), tick: &Tick) {
+        self.begin_look();
+        self.relooks = self.relooks.saturating_add(1);
+        if look.offset.abs() > offset_max {
+            self.noise = tick.typical_variance;
+            self.standing = Standing::Isolated;
+            self.reason = Some(Reason::BootOffset);
+        } else if look.steady && look.noise <= noise_max {
+            self.offset += look.offset;
+            self.noise = look.noise;
+            self.wander = self.wander.max(WANDER_START_SHARE * self.noise);
+            self.samples = LOOK_COUNT;
+            self.readmit(0.0);
+        } else if self.relooks >= LOOKS_MAX {
+            self.noise = tick.typical_variance;
+            self.standing = Standing::Isolated;
+            self.reason = Some(Reason::Noisy);
+        }
+    }
+}
+
+impl Look {
+    /// Robust offset and noise of the first `count` residuals, and whether they are of one kind throughout.
+    fn at(sorted: &mut Sorted, residuals: &[f64; LOOK_SAMPLES], count: u32, accuracy: f64) -> Self {
+        let count = usize::try_from(count).unwrap_or(0).min(LOOK_SAMPLES);
+        let all = &residuals[..count];
+        let (early, late) = all.split_at(count / 2);
+        sorted.refill(early.iter().copied());
+        let early = sorted.median();
+        sorted.refill(late.iter().copied());
+        let late = sorted.median();
+        sorted.refill(all.iter().copied());
+        let offset = sorted.median();
+        sorted.refill(all.iter().map(|residual| (residual - offset).abs()));
+        let spread = DEVIATIONS_PER_MEDIAN_DEVIATION * sorted.median();
+        let kept = count.min(LOOK_KEPT);
+        let squares: f64 = sorted.iter().take(kept).map(|value| square(*value)).sum();
+        let kept = f64::from(u32::try_from(kept.max(1)).unwrap_or(1));
+        let mut noise = squares / kept / KEPT_VARIANCE_SHARE;
+        if spread > 0.0 && noise > 9.0 * square(spread) {
+            noise = square(spread);
+        }
+        let deviation = root(noise);
+        let stray = (STRAY_DEVIATIONS * deviation).max(accuracy);
+        let strays = sorted.iter().filter(|value| **value > stray).count();
+        sorted.refill(all.windows(2).map(|two| (two[1] - two[0]).abs()));
+        let step = DEVIATIONS_PER_MEDIAN_DEVIATION * sorted.median() / core::f64::consts::SQRT_2;
+        let apart = (late - early).abs();
+        Self {
+            offset,
+            noise,
+            steady: strays <= STRAYS_MAX
+                && apart <= (HALVES_DEVIATIONS_MAX * step.max(0.5 * deviation)).max(accuracy),
+        }
     }
 }

@@ -97,7 +97,7 @@ impl Voter {
         vote.value = Some(value);
         vote.uncertainty = Some(uncertainty);
         vote.used = used;
-        vote.quality = if fused.split || tick.last_resort || used == 1 {
+        vote.quality = if fused.split || tick.last_resort || used == 1 || self.commission.doubt {
             Quality::Uncertain
         } else if used < self.channels.len() {
             Quality::Degraded
@@ -221,7 +221,7 @@ impl Voter {
 
     /// Where `holding`, the last value, less certain with every tick, up to the configured age; then, or else, none.
     pub(super) fn hold(&mut self, vote: &mut Vote, holding: bool) {
-        self.fill_verdicts(self.commission.warming(self.ticks.saturating_add(1)), vote);
+        self.fill_verdicts(self.commission.warming(), vote);
         for verdict in &mut vote.verdicts {
             verdict.included = false;
         }

@@ -4,7 +4,7 @@
 
 use super::Reason;
 use super::channel::{Channel, Standing};
-use super::statistics::{beyond, limited_by_variance, square};
+use super::statistics::{beyond, limited_by_variance, root, square};
 use super::voter::{Tick, Voter};
 
 /// A sample beyond this many standard deviations is not believed (prototype).
@@ -21,6 +21,18 @@ pub(super) const FAST_DEAD_ZONE: f64 = 3.5;
 pub(super) const SLOW_DEAD_ZONE: f64 = 3.0;
 /// A residual enters the charts limited to this many standard deviations (prototype).
 pub(super) const CHART_RESIDUAL_MAX: f64 = 8.0;
+/// Standard deviations of the noise that count as nothing.
+const TOLERANCE_NOISE_DEVIATIONS: f64 = 2.5;
+/// Standard deviations of the wander that count as nothing.
+const TOLERANCE_WANDER_DEVIATIONS: f64 = 4.0;
+/// A coarse channel is off by half its resolution; this much of it counts as nothing.
+const RESOLUTION_SHARE: f64 = 1.5;
+/// What one sample may add to the evidence: less than two thirds of what isolates, so that it takes three.
+const EVIDENCE_SAMPLE_MAX: f64 = 2.4;
+/// Evidence that isolates, per sample of `fail_count`.
+const EVIDENCE_PER_FAULT: f64 = 1.6;
+/// Evidence narrows the gate by up to this.
+const EVIDENCE_GATE_MAX: f64 = 2.5;
 /// A believed sample takes this much off the gross score (prototype).
 const GROSS_SCORE_DECAY: f64 = 0.1;
 
@@ -37,7 +49,8 @@ impl Voter {
         }
         let mut gross = 0;
         for channel in self.channels.iter_mut().filter(|channel| channel.usable) {
-            channel.gross = beyond(channel.residual, GROSS_DEVIATIONS, channel.variance_now)
+            let gate = GROSS_DEVIATIONS - channel.above.max(channel.below).min(EVIDENCE_GATE_MAX);
+            channel.gross = beyond(channel.residual, gate, channel.variance_now)
                 && channel.residual.abs() > tick.accuracy;
             gross += usize::from(channel.gross && channel.candidate);
         }
@@ -47,12 +60,13 @@ impl Voter {
     /// Updates the charts and isolates the channels that trip, worst first, never more than a minority at once.
     pub(super) fn monitor(&mut self, tick: &mut Tick) {
         let fail_count = f64::from(self.config.fail_count);
+        let offset_max = self.commission.offset_max;
         let mut tripped: usize = 0;
         for channel in self.channels.iter_mut().filter(|channel| channel.fresh) {
             channel.weight = 0.0;
             channel.chart();
             if channel.standing == Standing::Trusted
-                && let Some(reason) = channel.trips(tick, fail_count)
+                && let Some(reason) = channel.trips(tick, offset_max, fail_count)
             {
                 channel.reason = Some(reason);
                 channel.weight = square(channel.residual) / channel.variance;
@@ -94,7 +108,7 @@ impl Channel {
     }
 
     /// Why the channel must leave the vote, if it must.
-    fn trips(&mut self, tick: &Tick, fail_count: f64) -> Option<Reason> {
+    fn trips(&mut self, tick: &Tick, offset_max: f64, fail_count: f64) -> Option<Reason> {
         if self.gross {
             self.gross_score += 1.0;
             self.gross_signs += if self.residual > 0.0 { 1.0 } else { -1.0 };
@@ -116,12 +130,11 @@ impl Channel {
         {
             return Some(Reason::Drift);
         }
-        if self.trips_chart(
-            self.fast,
-            FAST_DEAD_ZONE,
-            mean_variance_share(FAST_GAIN),
-            tick.accuracy,
-        ) {
+        if tick.accuracy > 0.0 && (self.offset + self.slow).abs() > offset_max {
+            return Some(Reason::Drift);
+        }
+        let evidence = self.weigh(tick.accuracy);
+        if evidence > EVIDENCE_PER_FAULT * fail_count {
             return Some(Reason::Bias);
         }
         if self.gross && self.gross_score >= fail_count {
@@ -135,9 +148,24 @@ impl Channel {
         None
     }
 
+    /// Adds what exceeds the tolerance to the evidence (a two-sided cumulative sum, Page 1954) and returns the larger.
+    fn weigh(&mut self, accuracy: f64) -> f64 {
+        let noise = self.noise.max(self.variance - self.wander);
+        let tolerance = root(
+            square(TOLERANCE_NOISE_DEVIATIONS) * noise
+                + square(TOLERANCE_WANDER_DEVIATIONS) * self.wander,
+        )
+        .max(accuracy.max(RESOLUTION_SHARE * self.motion.half_resolution()));
+        let scale = 1.0 / root(self.variance);
+        let exceeds = |beyond: f64| ((beyond - tolerance) * scale).min(EVIDENCE_SAMPLE_MAX);
+        self.above = (self.above + exceeds(self.residual)).max(0.0);
+        self.below = (self.below + exceeds(-self.residual)).max(0.0);
+        self.above.max(self.below)
+    }
+
     /// Whether a chart's mean is beyond its own spread, the channel's dead zone and the accuracy.
     fn trips_chart(&self, mean: f64, dead_zone: f64, share: f64, accuracy: f64) -> bool {
-        mean.abs() > accuracy
+        mean.abs() > accuracy.max(RESOLUTION_SHARE * self.motion.half_resolution())
             && beyond(mean, dead_zone, self.variance)
             && beyond(mean, CHART_DEVIATIONS, self.wander + share * self.noise)
     }

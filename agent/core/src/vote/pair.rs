@@ -135,7 +135,7 @@ impl Voter {
             variance + (first.staleness + second.staleness) * self.held.step_variance;
         tick.pair_difference = difference;
         tick.pair_deviation_squared = square(difference) / variance_now;
-        let both = first.fresh && second.fresh;
+        let both = first.fresh && second.fresh && !tick.still;
         let agrees = !beyond(difference, AGREEING_DEVIATIONS, variance_now);
         let bad = both
             && self
@@ -152,7 +152,9 @@ impl Voter {
         }
         self.hear_witnesses(&first, &second, variance, bad, agrees);
         let pair = &mut self.pair;
-        pair.agreement = if agrees {
+        pair.agreement = if tick.still {
+            pair.agreement
+        } else if agrees {
             pair.agreement.saturating_add(1)
         } else {
             0
@@ -164,10 +166,14 @@ impl Voter {
         }
         pair.disagreement = if bad {
             pair.disagreement + 1.0
+        } else if tick.still {
+            pair.disagreement
         } else {
             (pair.disagreement - 0.25).max(0.0)
         };
-        pair.split = bad;
+        if !tick.still {
+            pair.split = bad;
+        }
         if !bad && pair.disagreement == 0.0 && pair.balance.abs() < 0.5 {
             pair.balance = 0.0;
         }

@@ -41,6 +41,10 @@ impl Sorted {
         }
     }
 
+    pub(super) fn iter(&self) -> core::slice::Iter<'_, f64> {
+        self.values[..self.count].iter()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count
     }

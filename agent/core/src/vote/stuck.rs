@@ -152,6 +152,15 @@ impl Motion {
                 || (reference - self.reference_at_change).abs() > STEPS_MISSED * self.step_typical);
     }
 
+    /// Half the resolution of a coarse channel, which it may be off without being at fault; none for a fine one.
+    pub(super) fn half_resolution(&self) -> f64 {
+        if self.change_share < CHANGE_SHARE_BUSY {
+            0.5 * self.step_typical
+        } else {
+            0.0
+        }
+    }
+
     /// No suspicion of being stuck: it may be readmitted.
     pub(super) fn moves(&self) -> bool {
         self.evidence < EVIDENCE_CLEAR

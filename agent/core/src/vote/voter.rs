@@ -55,6 +55,8 @@ pub(super) struct Tick {
     pub(super) warming: bool,
     /// Still refining offsets.
     pub(super) commissioning: bool,
+    /// No trusted channel changed: the samples repeat what the last ones said, and nothing is to be learned.
+    pub(super) still: bool,
     /// No majority of the candidates agrees.
     pub(super) lost: bool,
     /// Median variance of the channels.
@@ -100,9 +102,10 @@ impl Voter {
         }
         if let Some(mut tick) = self.find_reference() {
             self.measure(&mut tick);
-            self.observe_motion(&tick);
+            self.observe_motion(&mut tick);
             self.judge(&mut tick);
             self.readmit(&tick);
+            self.look_again(&tick);
             self.fuse(&tick, vote);
             self.learn(&tick);
         } else {
@@ -134,11 +137,12 @@ impl Voter {
         Some(Tick {
             reference,
             spread: self.sorted.highest() - self.sorted.lowest(),
-            accuracy: self.commission.accuracy(&self.config, reference),
+            accuracy: Commission::accuracy(&self.config, reference),
             candidates,
             last_resort,
-            warming: self.commission.warming(self.ticks),
+            warming: self.commission.warming(),
             commissioning: self.commission.refining(self.ticks),
+            still: false,
             lost: false,
             typical_variance: 0.0,
             variance_floor: 0.0,
@@ -153,9 +157,7 @@ impl Voter {
         self.sorted
             .refill(learned.map(|channel| channel.noise + channel.wander));
         tick.typical_variance = self.sorted.median();
-        let accuracy_floor = square(
-            ACCURACY_SHARE_MIN * self.commission.accuracy_least(&self.config, tick.reference),
-        );
+        let accuracy_floor = square(ACCURACY_SHARE_MIN * tick.accuracy);
         tick.variance_floor = (VARIANCE_SHARE_MIN * tick.typical_variance).max(accuracy_floor)
             + square(ROUNDING * tick.reference)
             + VARIANCE_FLOOR;
@@ -165,7 +167,7 @@ impl Voter {
         }
     }
 
-    fn observe_motion(&mut self, tick: &Tick) {
+    fn observe_motion(&mut self, tick: &mut Tick) {
         let mut movers = Movers::default();
         for channel in self.channels.iter_mut().filter(|channel| channel.fresh) {
             let trusted = channel.standing == Standing::Trusted;
@@ -177,6 +179,7 @@ impl Voter {
                 movers.changed += u32::from(channel.motion.changed);
             }
         }
+        tick.still = movers.changed == 0;
         self.activity.observe(movers);
         for channel in self.channels.iter_mut().filter(|channel| channel.fresh) {
             let trusted = channel.standing == Standing::Trusted;
@@ -194,7 +197,7 @@ impl Voter {
         }
         self.commission_newcomers(tick);
         self.gate(tick);
-        if tick.candidates >= 3 && !tick.lost {
+        if tick.candidates >= 3 && !tick.lost && !tick.still {
             self.monitor(tick);
         }
         if tick.candidates == 2 && !tick.last_resort {
@@ -206,7 +209,7 @@ impl Voter {
 
     /// Learns what a healthy channel looks like; nothing while it is unclear who is healthy.
     fn learn(&mut self, tick: &Tick) {
-        if tick.warming || tick.lost || self.pair.split || tick.last_resort {
+        if tick.warming || tick.still || tick.lost || self.pair.split || tick.last_resort {
             return;
         }
         if tick.candidates >= 3 {
@@ -216,6 +219,7 @@ impl Voter {
                         tick.variance_floor,
                         tick.typical_variance,
                         tick.commissioning,
+                        tick.accuracy,
                     );
                 }
             }
