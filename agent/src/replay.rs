@@ -308,6 +308,8 @@ struct VoteLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<&'a str>,
     quality: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_ms: Option<u64>,
     used: usize,
     expected: usize,
     excluded: Vec<Excluded<'a>>,
@@ -324,6 +326,7 @@ impl<'a> VoteLine<'a> {
             uncertainty: vote.uncertainty,
             label: settings.label(vote.value),
             quality: vote.quality.as_str(),
+            held_ms: settings.held_ms(vote),
             used: vote.used,
             expected: vote.verdicts.len(),
             excluded: record::excluded(config, quantity, &vote.verdicts).collect(),

@@ -10,7 +10,7 @@ use alloc::{string::String, vec::Vec};
 
 use crate::{
     units::{BootId, Epoch, QuantityId, SensorId},
-    vote::{CHANNELS_MAX, Kind, OnQuorumLoss, OnSplit},
+    vote::{CHANNELS_MAX, Kind, OnQuorumLoss, OnSplit, Vote},
 };
 
 /// Most sensors of one device.
@@ -232,6 +232,13 @@ pub struct ConfigError {
 }
 
 impl QuantityConfig {
+    /// How long ago the channels last bore a value that is held.
+    #[must_use]
+    pub fn held_ms(&self, vote: &Vote) -> Option<u64> {
+        let ticks = vote.held_ticks.map(u64::from)?;
+        Some(ticks.saturating_mul(self.period_ms))
+    }
+
     /// What a code means, where the quantity has labels.
     #[must_use]
     pub fn label(&self, code: Option<f64>) -> Option<&str> {

@@ -242,6 +242,8 @@ struct WireVote<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<&'a str>,
     quality: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_ms: Option<u64>,
     used: usize,
     expected: usize,
     sensors: Vec<&'a str>,
@@ -267,6 +269,7 @@ impl<'a> WireVote<'a> {
             uncertainty: vote.uncertainty,
             label: settings.label(vote.value),
             quality: vote.quality.as_str(),
+            held_ms: settings.held_ms(vote),
             used: vote.used,
             expected: settings.sensors.len(),
             sensors: included
@@ -276,7 +279,7 @@ impl<'a> WireVote<'a> {
             ne107: codes::ne107_of_value(vote.quality).filter(|_| config.status_codes),
             opc_ua: config
                 .status_codes
-                .then(|| codes::opc_ua(vote.quality, vote.used == 0)),
+                .then(|| codes::opc_ua(vote.quality, vote.held_ticks.is_some())),
         }
     }
 }

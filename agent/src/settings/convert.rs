@@ -196,6 +196,7 @@ fn quantity(
         on_quorum_loss: match quantity.on_quorum_loss {
             file::OnQuorumLoss::Hold => vote::OnQuorumLoss::Hold,
             file::OnQuorumLoss::Bad => vote::OnQuorumLoss::Bad,
+            file::OnQuorumLoss::Model => vote::OnQuorumLoss::Model,
         },
         hold_age_ms_max: quantity
             .hold_max_age_ms

@@ -359,6 +359,7 @@ pub(super) enum OnQuorumLoss {
     #[default]
     Hold,
     Bad,
+    Model,
 }
 
 #[derive(Debug, Deserialize)]

@@ -112,9 +112,9 @@ mod tests {
     use super::{Circle, Reading, Vote, VoterConfig};
     use crate::vote::{ChannelState, Quality};
 
-    /// A noise that repeats: no two channels alike, none with a mean.
-    fn noise(tick: u32, channel: u32) -> f64 {
-        libm::sin(f64::from(tick) * (1.7 + f64::from(channel))) * 0.5
+    /// Noise within half a degree.
+    fn noise(random: &mut fastrand::Rng) -> f64 {
+        (random.f64() + random.f64()) * 0.5 - 0.5
     }
 
     fn heading(degrees: f64) -> f64 {
@@ -125,10 +125,11 @@ mod tests {
     fn a_heading_that_turns_through_north_many_times_is_one_signal() {
         let mut circle = Circle::new(VoterConfig::new(3), 0.0, 360.0);
         let mut vote = Vote::empty(3);
+        let mut random = fastrand::Rng::with_seed(1);
         for tick in 0..2_000_u32 {
             let truth = f64::from(tick) * 3.0;
             let readings: Vec<_> = (0..3)
-                .map(|channel| Reading::fresh(heading(truth + noise(tick, channel))))
+                .map(|_| Reading::fresh(heading(truth + noise(&mut random))))
                 .collect();
             circle.vote(&readings, &mut vote);
             let value = vote.value.unwrap_or(f64::NAN);
@@ -144,14 +145,14 @@ mod tests {
     fn a_compass_that_is_off_is_out_on_both_sides_of_north() {
         let mut circle = Circle::new(VoterConfig::new(3), -180.0, 180.0);
         let mut vote = Vote::empty(3);
+        let mut random = fastrand::Rng::with_seed(2);
         for tick in 0..600_u32 {
             let truth = 170.0 + libm::sin(f64::from(tick) / 20.0) * 30.0;
             let off = if tick > 300 { 40.0 } else { 0.0 };
             let readings: Vec<_> = [0.0, 0.0, off]
                 .iter()
-                .zip(0..)
-                .map(|(off, channel)| {
-                    Reading::fresh(heading(truth + noise(tick, channel) + off + 180.0) - 180.0)
+                .map(|off| {
+                    Reading::fresh(heading(truth + noise(&mut random) + off + 180.0) - 180.0)
                 })
                 .collect();
             circle.vote(&readings, &mut vote);

@@ -20,12 +20,19 @@ const UNCERTAINTY_FACTOR: f64 = 1.35;
 /// Memory of the variance of the value's steps (prototype).
 const STEP_GAIN: f64 = 1.0 / 64.0;
 
+/// Memory of the trend that the value follows when nothing bears it.
+const SLOPE_GAIN: f64 = 1.0 / 16.0;
+/// What is left of the trend after each tick without a value, as forecasts with a damped trend use it.
+const SLOPE_DAMPING: f64 = 0.9;
+
 /// The last value, and how fast the quantity moves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     value: Option<f64>,
     uncertainty: f64,
     ticks: u32,
+    /// Mean of the value's recent steps, for the policy that extrapolates.
+    slope: f64,
     /// Variance of the value's step from tick to tick.
     pub(super) step_variance: f64,
 }
@@ -36,12 +43,15 @@ impl Held {
             value: None,
             uncertainty: 0.0,
             ticks: 0,
+            slope: 0.0,
             step_variance: 0.0,
         }
     }
 
     fn keep(&mut self, value: f64, uncertainty: f64, typical_variance: f64) {
         if let Some(last) = self.value {
+            let slope = if self.ticks == 0 { value - last } else { 0.0 };
+            self.slope += SLOPE_GAIN * (slope - self.slope);
             let step = square(value - last);
             if self.step_variance == 0.0 {
                 self.step_variance = step;
@@ -80,7 +90,7 @@ impl Voter {
             .count();
         let quorum = used > 0 && used >= self.config.sources_min;
         if !quorum {
-            self.hold(vote, self.config.on_quorum_loss == OnQuorumLoss::Hold);
+            self.hold(vote, self.config.on_quorum_loss.stands_in());
             return;
         }
         if fused.split && self.config.on_split == OnSplit::Hold {
@@ -97,6 +107,7 @@ impl Voter {
         vote.value = Some(value);
         vote.uncertainty = Some(uncertainty);
         vote.used = used;
+        vote.held_ticks = None;
         vote.quality = if fused.split || tick.last_resort || used == 1 || self.commission.doubt {
             Quality::Uncertain
         } else if used < self.channels.len() {
@@ -226,11 +237,16 @@ impl Voter {
             verdict.included = false;
         }
         self.held.ticks = self.held.ticks.saturating_add(1);
+        if self.config.on_quorum_loss == OnQuorumLoss::Model {
+            self.held.slope *= SLOPE_DAMPING;
+            self.held.value = self.held.value.map(|value| value + self.held.slope);
+        }
         self.held.uncertainty = root(square(self.held.uncertainty) + self.held.step_variance);
         let holds = holding && self.held.ticks <= self.config.hold_ticks_max;
         vote.used = 0;
         vote.value = self.held.value.filter(|_| holds);
         vote.uncertainty = vote.value.map(|_| self.held.uncertainty);
+        vote.held_ticks = vote.value.map(|_| self.held.ticks);
         vote.quality = if vote.value.is_some() {
             Quality::Uncertain
         } else {
@@ -248,5 +264,60 @@ impl Channel {
         } else {
             ((GROSS_DEVIATIONS - root(squared)) / (GROSS_DEVIATIONS - TAPER_DEVIATIONS)).max(0.0)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::vote::{OnQuorumLoss, Quality, Reading, Reason, Vote, Voter, VoterConfig};
+
+    /// The votes of a ramp of 1 a tick, then of silence.
+    fn silence(policy: OnQuorumLoss, ticks: u32) -> Vote {
+        let mut voter = Voter::new(VoterConfig {
+            on_quorum_loss: policy,
+            ..VoterConfig::new(2)
+        });
+        let mut vote = Vote::empty(2);
+        for tick in 0..200_u32 {
+            let noise = libm::sin(f64::from(tick) * 1.7) * 0.1;
+            let readings = [noise, -noise].map(|off| Reading::fresh(f64::from(tick) + off));
+            voter.vote(&readings, &mut vote);
+        }
+        for _ in 0..ticks {
+            voter.vote(&[Reading::absent(Reason::Timeout); 2], &mut vote);
+        }
+        vote
+    }
+
+    #[test]
+    fn a_held_value_says_so_ages_and_ends() {
+        let (early, late) = (
+            silence(OnQuorumLoss::Hold, 1),
+            silence(OnQuorumLoss::Hold, 10),
+        );
+        assert_eq!((early.held_ticks, late.held_ticks), (Some(1), Some(10)));
+        assert_eq!(early.value, late.value);
+        assert_eq!((late.quality, late.used), (Quality::Uncertain, 0));
+        assert!(late.uncertainty > early.uncertainty);
+        let over = silence(OnQuorumLoss::Hold, 11);
+        assert_eq!((over.value, over.held_ticks), (None, None));
+        assert_eq!(over.quality, Quality::Bad);
+        assert_eq!(silence(OnQuorumLoss::Bad, 1).value, None);
+        assert_eq!(silence(OnQuorumLoss::Bad, 0).held_ticks, None);
+    }
+
+    #[test]
+    fn the_model_goes_on_with_the_trend_ever_less() {
+        let value = |ticks| silence(OnQuorumLoss::Model, ticks).value.unwrap_or(0.0);
+        let steps: [f64; 3] = [
+            value(1) - value(0),
+            value(2) - value(1),
+            value(9) - value(8),
+        ];
+        assert!((0.7..1.0).contains(&steps[0]), "{steps:?}");
+        assert!(
+            steps[0] > steps[1] && steps[1] > steps[2] && steps[2] > 0.0,
+            "{steps:?}"
+        );
     }
 }

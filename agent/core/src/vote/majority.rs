@@ -8,8 +8,7 @@
 use alloc::vec::Vec;
 
 use super::{
-    CHANNELS_MAX, ChannelState, OnQuorumLoss, OnSplit, Quality, Reading, Reason, Verdict, Vote,
-    VoterConfig,
+    CHANNELS_MAX, ChannelState, OnSplit, Quality, Reading, Reason, Verdict, Vote, VoterConfig,
 };
 
 /// Each relapse doubles the way back, up to this many times; the next one is a failure, as in the measuring vote.
@@ -263,10 +262,11 @@ impl Majority {
         let quorum = count >= self.config.sources_min.max(1);
         let held = self.agreed.filter(|_| {
             self.agreed_age <= self.config.hold_ticks_max
-                && (majority.is_none() || self.config.on_quorum_loss == OnQuorumLoss::Hold)
+                && (majority.is_none() || self.config.on_quorum_loss.stands_in())
         });
         vote.value = if quorum { chosen } else { held };
         vote.uncertainty = None;
+        vote.held_ticks = vote.value.filter(|_| !quorum).map(|_| self.agreed_age);
         vote.used = if quorum { count } else { 0 };
         vote.verdicts.resize(
             self.channels.len(),

@@ -222,6 +222,16 @@ pub enum OnQuorumLoss {
     Hold,
     /// Give no value.
     Bad,
+    /// As `Hold`, but the value goes on as it last moved, ever less: a damped trend (Gardner and McKenzie, 1985).
+    Model,
+}
+
+impl OnQuorumLoss {
+    /// Whether anything stands in for the value.
+    #[must_use]
+    pub const fn stands_in(self) -> bool {
+        !matches!(self, Self::Bad)
+    }
 }
 
 /// The settings of one voter. All counts are in ticks of the quantity.
@@ -288,6 +298,8 @@ pub struct Vote {
     pub quality: Quality,
     /// Number of channels in the value.
     pub used: usize,
+    /// Ticks since the channels last bore the value; absent while they do, and where there is no value.
+    pub held_ticks: Option<u32>,
     /// One verdict per configured channel, in order.
     pub verdicts: Vec<Verdict>,
 }
@@ -301,6 +313,7 @@ impl Vote {
             uncertainty: None,
             quality: Quality::Bad,
             used: 0,
+            held_ticks: None,
             verdicts: (0..channels)
                 .map(|_| Verdict {
                     included: false,

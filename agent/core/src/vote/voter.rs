@@ -13,7 +13,7 @@ use super::fuse::Held;
 use super::pair::Pair;
 use super::statistics::{Sorted, VARIANCE_FLOOR, square};
 use super::stuck::{Activity, Movers};
-use super::{CHANNELS_MAX, OnQuorumLoss, Reading, Vote, VoterConfig};
+use super::{CHANNELS_MAX, Reading, Vote, VoterConfig};
 
 /// The variance used is at least this share of the typical one: a dead channel has none and looks perfect.
 const VARIANCE_SHARE_MIN: f64 = 0.25;
@@ -109,7 +109,7 @@ impl Voter {
             self.fuse(&tick, vote);
             self.learn(&tick);
         } else {
-            self.hold(vote, self.config.on_quorum_loss == OnQuorumLoss::Hold);
+            self.hold(vote, self.config.on_quorum_loss.stands_in());
         }
     }
 
