@@ -18,6 +18,10 @@ const EVIDENCE_LEARN_MAX: f64 = 8.0;
 const CHANGE_SHARE_BUSY: f64 = 0.5;
 /// A coarse channel is stuck only when the reference moved this many of its typical steps (prototype).
 const STEPS_MISSED: f64 = 1.5;
+/// A channel is not believed to change more seldom than this, or one stuck from the start would be normal.
+const CHANGE_SHARE_LEAST: f64 = 0.05;
+/// Samples whose share of changes is learned whatever it is: how coarse a channel is.
+const SHARE_SAMPLES_MIN: u32 = 64;
 /// Memory of the typical step (prototype).
 const STEP_MEMORY: f64 = 64.0;
 /// Memory of the share of changes (prototype).
@@ -39,6 +43,8 @@ pub(super) struct Motion {
     step_typical: f64,
     change_share: f64,
     changes: u32,
+    /// Samples that the share was learned from.
+    compared: u32,
     evidence: f64,
     reference_at_change: f64,
     pub(super) stuck: bool,
@@ -84,6 +90,7 @@ impl Motion {
             step_typical: 0.0,
             change_share: 0.9,
             changes: 0,
+            compared: 0,
             evidence: 0.0,
             reference_at_change: 0.0,
             stuck: false,
@@ -130,7 +137,7 @@ impl Motion {
             self.evidence = 0.0;
             self.reference_at_change = reference;
             if trusted {
-                self.change_share += (1.0 - self.change_share) * SHARE_GAIN;
+                self.learn_share(1.0);
             }
         } else {
             // A trusted channel that did not change is itself among those counted.
@@ -141,15 +148,24 @@ impl Motion {
             };
             if others > 0 {
                 let moved = f64::from(movers.changed) / f64::from(others);
-                self.evidence += self.change_share * (moved / activity.usual.max(0.05)).min(1.0);
+                self.evidence += self.change_share.max(CHANGE_SHARE_LEAST)
+                    * (moved / activity.usual.max(0.05)).min(1.0);
             }
-            if trusted && self.evidence < EVIDENCE_LEARN_MAX {
-                self.change_share -= self.change_share * SHARE_GAIN;
+            if trusted && (self.evidence < EVIDENCE_LEARN_MAX || self.compared < SHARE_SAMPLES_MIN)
+            {
+                self.learn_share(0.0);
             }
         }
         self.stuck = self.evidence > EVIDENCE_STUCK
             && (self.change_share > CHANGE_SHARE_BUSY
                 || (reference - self.reference_at_change).abs() > STEPS_MISSED * self.step_typical);
+    }
+
+    /// The plain share at first, then an exponential mean.
+    fn learn_share(&mut self, changed: f64) {
+        self.compared = self.compared.saturating_add(1);
+        let gain = (1.0 / (f64::from(self.compared) + 1.0)).max(SHARE_GAIN);
+        self.change_share += gain * (changed - self.change_share);
     }
 
     /// Half the resolution of a coarse channel, which it may be off without being at fault; none for a fine one.
