@@ -284,6 +284,7 @@ pub fn store_options(settings: &Settings) -> Result<store::Options, Outcome> {
         size_bytes_max: outbox.size_bytes_max,
         commit_interval_ms: outbox.commit_interval_ms,
         commit_records_max: outbox.commit_records_max,
+        ..store::Options::at(&outbox.path)
     })
 }
 

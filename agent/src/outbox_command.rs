@@ -86,7 +86,11 @@ struct Stat {
 }
 
 fn open_existing(path: &Path) -> Result<Opened, OutboxCommandError> {
-    if !path.join("db").exists() && !path.join("meta").exists() {
+    // `db` alone is a store of the first layout.
+    if !["meta", "meta.copy", "db"]
+        .iter()
+        .any(|name| path.join(name).exists())
+    {
         return Err(OutboxCommandError::Missing(path.to_owned()));
     }
     Ok(store::open(&unbounded(path))?)

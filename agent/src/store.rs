@@ -1,72 +1,107 @@
-//! The store: records that survive a power cut, in sled, behind an interface that hides it.
+//! The store: records that survive a power cut, in a chain of small sled databases, behind an interface that hides it.
 //!
 //! Owns: sled, the directory of the outbox and everything in it. Must not: decide what is sent or when.
 //!
-//! Invariants: [`Outbox::append`] succeeds only after the records and the next sequence number are on the medium,
-//! by an fsync of our own (sled's flush on Linux calls `sync_file_range` only); every value is checked when it is read;
-//! nothing that lies in the directory can panic the process; a store that another process holds is never moved.
-//! Start-up reads and checks every waiting record once, so it takes time in proportion to the backlog.
+//! Invariants: [`Outbox::append`] succeeds only after the records are on the medium, by an fsync of our own; every
+//! value is checked when it is read; nothing that lies in the directory can panic the process; a store that another
+//! process holds is never touched. Every sequence number below the next one is done (delivered, reported as gone or
+//! never stored) or in a database, so that whatever is missing can be named. Start-up, memory, and what one fault can
+//! damage are bounded by one database, whatever the backlog. The layout and the figures stand in `docs/store.md`.
 
+mod chain;
+mod drain;
 mod finding;
 mod guard;
-mod meta;
+mod head;
+mod legacy;
 mod opening;
-mod salvage;
+mod ranges;
+mod side;
+mod space;
 #[cfg(test)]
 mod tests;
 mod value;
+mod verify;
 mod worker;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt,
     fs::File,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use quorate_core::{
-    event::{GoneCause, StoreFault, StoreReport, StoredRecord},
+    event::{StoreFault, StoreReport, StoredRecord},
     units::{Epoch, Seq},
 };
 
+use self::{
+    chain::{Database, Name, Reader},
+    guard::{fault, io_fault},
+    head::Head,
+    ranges::Ranges,
+    side::{Meta, Progress, ProgressFile, Seal},
+};
 pub use self::{
     finding::{Finding, Gone, StoreError},
     opening::open,
+    verify::{DatabaseVerification, Verification, verify},
     worker::{Command, spawn},
 };
-use self::{
-    guard::{fault, guarded, io_fault},
-    meta::{Left, Meta},
-};
-
-/// Bytes that a waiting record is counted with beyond its payload: header, key and sled's own.
-const OVERHEAD_BYTES: u64 = 96;
 
 /// Sequence numbers that are reserved at once in the side file.
 const RESERVE: u64 = 10_000;
 
-/// Payloads above this may lie in files of their own under `blobs`, whose names must be durable too.
-const INLINE_BYTES_MAX: usize = 32 << 10;
+/// Bytes of records that one database takes at most before the next one begins.
+const DATABASE_BYTES_MAX: u64 = 4 << 20;
 
-/// Records that are deleted in one sled batch.
-const DELETIONS_MAX: usize = 4_096;
+/// The least that one database takes, however small the store is to be.
+const DATABASE_BYTES_MIN: u64 = 64 << 10;
+
+/// Records that one database takes at most: what is kept in memory while it is read grows with them.
+const DATABASE_RECORDS_MAX: u64 = 32_768;
+
+/// Gaps in its sequence that one database takes at most.
+const DATABASE_PARTS_MAX: usize = 1_024;
+
+/// Commits after which whoever was told that records are gone has had time to store that fact.
+const COMMITS_UNTIL_TOLD: u32 = 3;
+
+/// What happens to new records while the store is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// The oldest make room, a whole database at a time, and are reported.
+    #[default]
+    DropOldest,
+    /// New records are refused with a fault `full`; nothing that was stored is dropped.
+    RejectNew,
+}
 
 /// How the store is kept.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Its directory; created where there is none.
     pub path: PathBuf,
-    /// Most bytes of waiting records, payload and overhead; the oldest make room.
+    /// Most bytes on the medium, sled's overhead included; below 1 MiB it counts as 1 MiB.
     pub size_bytes_max: u64,
     /// Longest wait of a record for others to share its commit, in milliseconds; 0 commits every record by itself.
     pub commit_interval_ms: u64,
     /// Most records of one commit, at least 1.
     pub commit_records_max: u32,
+    /// What happens when `size_bytes_max` is reached.
+    pub on_full: OnFull,
+    /// Keep delivered records until their space is needed, for [`Outbox::replay`] and [`Outbox::recall`].
+    pub retain_acked: bool,
+    /// Free bytes of the file system that no new database takes; others need them.
+    pub free_bytes_min: u64,
+    /// Size of a file that is given up when the file system is full, so that the store can go on for a while.
+    pub ballast_bytes: u64,
 }
 
 impl Options {
-    /// The usual settings for a directory: 1 GiB, 50 ms, 256 records.
+    /// The usual settings for a directory: 1 GiB, 50 ms, 256 records, the oldest make room, nothing retained, 4 MiB of
+    /// the file system left free, 4 MiB of ballast.
     #[must_use]
     pub fn at(path: &Path) -> Self {
         Self {
@@ -74,7 +109,16 @@ impl Options {
             size_bytes_max: 1 << 30,
             commit_interval_ms: 50,
             commit_records_max: 256,
+            on_full: OnFull::DropOldest,
+            retain_acked: false,
+            free_bytes_min: 4 << 20,
+            ballast_bytes: 4 << 20,
         }
+    }
+
+    /// What one database takes: a sixteenth of the whole, within bounds.
+    fn database_bytes_max(&self) -> u64 {
+        (self.size_bytes_max / 16).clamp(DATABASE_BYTES_MIN, DATABASE_BYTES_MAX)
     }
 }
 
@@ -93,18 +137,31 @@ pub struct Opened {
 
 /// The records that wait for delivery.
 pub struct Outbox {
-    path: PathBuf,
-    size_bytes_max: u64,
-    /// `None` between a failure and the next successful attempt to open.
-    database: Option<sled::Db>,
-    /// Our own descriptor of sled's file, for the fsync that sled does not do.
-    data: File,
+    options: Options,
     meta: Meta,
-    seq_next: u64,
-    pending: u64,
-    pending_bytes: u64,
-    damaged: RefCell<Vec<u64>>,
+    progress: Progress,
+    progress_file: ProgressFile,
+    /// What is done has changed since the last commit told the medium.
+    progress_is_new: bool,
+    /// Complete databases, by name.
+    databases: Vec<Database>,
+    head: Option<Head>,
+    /// sled does not show what it was given: read the head's file instead, and begin another with the next commit.
+    head_is_suspect: Cell<bool>,
+    generation_next: u64,
+    /// The databases that were read last, newest first.
+    readers: RefCell<Vec<Reader>>,
+    /// Everything up to here has been asked for once.
+    loaded_through: Cell<u64>,
+    /// Records that came below `loaded_through` after it was asked for, and that no load has shown since.
+    unseen: RefCell<Ranges>,
+    damaged: RefCell<Ranges>,
     gone: Vec<Gone>,
+    /// Named as gone so lately that the name may not be durable: not written down as done yet.
+    owed: Ranges,
+    /// Commits since the last of them was named.
+    commits_since_told: u32,
+    ballast_bytes: u64,
     /// Held for as long as the store is.
     _lock: File,
 }
@@ -113,294 +170,250 @@ impl fmt::Debug for Outbox {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Outbox")
-            .field("path", &self.path)
-            .field("pending", &self.pending)
+            .field("path", &self.options.path)
+            .field("databases", &self.databases.len())
             .finish_non_exhaustive()
     }
 }
 
-const STATE_KEY: &[u8] = b"s";
-
-/// Key of a record: sorted as its sequence number.
-fn key(seq: u64) -> [u8; 9] {
-    let mut key = [b'r'; 9];
-    key[1..].copy_from_slice(&seq.to_be_bytes());
-    key
-}
-
-/// The sequence number of a record's key.
-fn seq_of(key: &[u8]) -> Option<u64> {
-    let (b'r', rest) = key.split_first()? else {
-        return None;
-    };
-    Some(u64::from_be_bytes(rest.try_into().ok()?))
-}
-
-fn weight(payload_bytes: usize) -> u64 {
-    u64::try_from(payload_bytes)
-        .unwrap_or(u64::MAX)
-        .saturating_add(OVERHEAD_BYTES)
-}
-
-fn stored_weight(value_bytes: usize) -> u64 {
-    weight(value_bytes.saturating_sub(value::HEADER_BYTES))
-}
-
 impl Outbox {
-    /// Makes the records durable, in one commit. Where the store is full, the oldest make room: see
-    /// [`Self::take_gone`].
+    /// Makes the records durable, in one commit; those that wait in the store already are not stored twice. Where the
+    /// store is full, [`Options::on_full`] decides: see [`Self::take_gone`].
     ///
     /// # Errors
-    /// Whatever the medium said; then none of the records may be counted upon.
+    /// Whatever the medium said, twice; then none of the records may be counted upon.
     pub fn append(&mut self, records: &[StoredRecord]) -> Result<(), StoreFault> {
-        let Some(highest) = records.iter().map(|record| record.seq.0).max() else {
+        let mut fresh: Vec<&StoredRecord> = records
+            .iter()
+            .filter(|record| !self.waits(record.seq.0))
+            .collect();
+        fresh.sort_by_key(|record| record.seq);
+        fresh.dedup_by_key(|record| record.seq);
+        let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else {
             return Ok(());
         };
-        let outcome = self.commit(records, highest);
-        if outcome.is_err() {
-            // sled refuses everything after its first error: the next attempt opens it again and counts again.
-            self.database = None;
-        }
-        outcome
-    }
-
-    fn commit(&mut self, records: &[StoredRecord], highest: u64) -> Result<(), StoreFault> {
-        self.reopen()?;
-        if highest >= self.meta.reserved {
-            let meta = Meta {
-                reserved: highest.saturating_add(RESERVE),
-                ..self.meta
-            };
-            meta.write(&self.path).map_err(|error| io_fault(&error))?;
-            self.meta = meta;
-        }
-        let mut batch = sled::Batch::default();
-        let (mut added, mut added_bytes) = (0_u64, 0_u64);
-        for record in records {
-            let bytes = value::encode(Epoch(self.meta.epoch), record.seq, &record.payload)
-                .ok_or_else(|| fault("too-large", "a record is larger than the store accepts"))?;
-            if record.seq.0 >= self.seq_next || !self.contains(record.seq.0)? {
-                added += 1;
-                added_bytes = added_bytes.saturating_add(weight(record.payload.len()));
-            }
-            batch.insert(&key(record.seq.0), bytes);
-        }
-        let room = self.make_room(added_bytes, &mut batch)?;
-        let seq_next = self.seq_next.max(highest.saturating_add(1));
-        if let Some((gone, _)) = &room {
-            self.meta.watermark = self.meta.watermark.max(gone.last.0);
-        }
-        batch.insert(
-            STATE_KEY,
-            opening::state(self.meta.epoch, seq_next, self.meta.watermark),
-        );
-        let database = self.database()?;
-        guarded(|| database.apply_batch(batch).and_then(|()| database.flush()))?;
-        self.data.sync_data().map_err(|error| io_fault(&error))?;
-        if records
+        let (first, last) = (first.seq.0, last.seq.0);
+        if fresh
             .iter()
-            .any(|record| record.payload.len() > INLINE_BYTES_MAX)
+            .any(|record| record.payload.len() > value::PAYLOAD_BYTES_MAX)
         {
-            opening::sync_blobs(&self.path).map_err(|error| io_fault(&error))?;
+            return Err(fault(
+                "too-large",
+                "a record is larger than the store accepts",
+            ));
         }
-        self.seq_next = seq_next;
-        self.pending += added;
-        self.pending_bytes = self.pending_bytes.saturating_add(added_bytes);
-        if let Some((gone, bytes)) = room {
-            self.pending = self.pending.saturating_sub(gone.count);
-            self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
-            self.gone.push(gone);
+        if last == u64::MAX {
+            return Err(fault("too-large", "the sequence numbers are used up"));
         }
-        Ok(())
-    }
-
-    /// Puts deletions of the oldest into the batch until the new bytes fit.
-    fn make_room(
-        &self,
-        added_bytes: u64,
-        batch: &mut sled::Batch,
-    ) -> Result<Option<(Gone, u64)>, StoreFault> {
-        let excess = self
-            .pending_bytes
-            .saturating_add(added_bytes)
-            .saturating_sub(self.size_bytes_max);
-        if excess == 0 {
-            return Ok(None);
-        }
-        let database = self.database()?;
-        guarded(|| {
-            let (mut room, mut freed) = (None, 0_u64);
-            for item in database.range(key(0)..) {
-                if freed >= excess {
-                    break;
-                }
-                let (name, bytes) = item?;
-                // A record that is being stored again just now keeps its place.
-                let Some(seq) = seq_of(&name).filter(|seq| *seq < self.seq_next) else {
-                    continue;
-                };
-                freed = freed.saturating_add(stored_weight(bytes.len()));
-                batch.remove(name);
-                let gone = room.get_or_insert(Gone {
-                    first: Seq(seq),
-                    last: Seq(seq),
-                    count: 0,
-                    cause: GoneCause::Full,
-                });
-                gone.last = Seq(seq);
-                gone.count += 1;
-            }
-            Ok(room.map(|gone| (gone, freed)))
-        })
-    }
-
-    fn contains(&self, seq: u64) -> Result<bool, StoreFault> {
-        let database = self.database()?;
-        guarded(|| database.contains_key(key(seq)))
-    }
-
-    /// Reads records with `after < seq <= through`, at most so many and so many payload bytes, but one in any case.
-    /// Damaged ones are left out and remembered for [`Self::remove_damaged`].
-    ///
-    /// # Errors
-    /// The store cannot be read; the next opening will not believe it.
-    pub fn load(
-        &self,
-        after: Seq,
-        through: Seq,
-        records_max: u32,
-        bytes_max: u32,
-    ) -> Result<Vec<StoredRecord>, StoreFault> {
-        if after >= through {
-            return Ok(Vec::new());
-        }
-        let database = self.database()?;
-        let (records_max, bytes_max) = (
-            usize::try_from(records_max).unwrap_or(usize::MAX),
-            usize::try_from(bytes_max).unwrap_or(usize::MAX),
-        );
-        let outcome = guarded(|| {
-            let (mut records, mut total) = (Vec::new(), 0_usize);
-            for item in database.range(key(after.0.saturating_add(1))..=key(through.0)) {
-                let (name, bytes) = item?;
-                let Some(seq) = seq_of(&name) else { continue };
-                let intact = value::decode(&bytes)
-                    .filter(|it| it.seq.0 == seq && it.epoch.0 == self.meta.epoch);
-                let Some(intact) = intact else {
-                    self.damaged.borrow_mut().push(seq);
-                    continue;
-                };
-                total = total.saturating_add(intact.payload.len());
-                if records.len() >= records_max.max(1) || (total > bytes_max && !records.is_empty())
-                {
-                    break;
-                }
-                records.push(StoredRecord {
-                    seq: Seq(seq),
-                    payload: Arc::from(intact.payload),
-                });
-            }
-            Ok(records)
+        self.reserve(last)?;
+        self.claim(&fresh);
+        let bytes = fresh.iter().fold(0_u64, |sum, record| {
+            sum.saturating_add(head::weight(record.payload.len()))
         });
-        if let Err(fault) = &outcome
-            && matches!(fault.cause, "panicked" | "damaged")
+        if self
+            .head
+            .as_ref()
+            .is_some_and(|head| self.is_over(head, first, bytes))
         {
-            // Where this cannot be written either, the next opening finds out by itself.
-            let _ = Meta {
-                left: Left::Suspect,
-                ..self.meta
-            }
-            .write(&self.path);
+            self.seal_head();
         }
-        outcome
-    }
-
-    /// Deletes what [`Self::load`] found damaged; see [`Self::take_gone`].
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    pub fn remove_damaged(&mut self) -> Result<(), StoreFault> {
-        for seq in std::mem::take(self.damaged.get_mut()) {
-            if self.forget(Seq(seq), Seq(seq))? > 0 {
-                self.gone.push(Gone {
-                    first: Seq(seq),
-                    last: Seq(seq),
-                    count: 1,
-                    cause: GoneCause::Damaged,
-                });
+        self.make_room(bytes)?;
+        if let Err(fault) = self.commit(&fresh, first) {
+            // Nothing of a database that failed once is believed to reach the medium any more: a fresh one takes all
+            // of the batch.
+            self.seal_head();
+            if fault.cause == "full" {
+                self.give_up_space();
+            }
+            if let Err(fault) = self.commit(&fresh, first) {
+                self.seal_head();
+                return Err(fault);
             }
         }
+        self.progress.seq_next = self.progress.seq_next.max(last + 1);
+        let through = self.loaded_through.get();
+        for record in fresh.iter().filter(|record| record.seq.0 <= through) {
+            self.unseen.get_mut().insert(record.seq.0, record.seq.0);
+        }
+        self.settle_owed();
+        self.note_progress(false);
         Ok(())
     }
 
-    /// Deletes records from `first` to `last` and returns how many there were. Durable with the next commit or close:
-    /// after a power cut they may come back, as repeats.
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    pub fn forget(&mut self, first: Seq, last: Seq) -> Result<u64, StoreFault> {
-        self.reopen()?;
-        let mut forgotten = 0;
-        if first > last {
-            return Ok(0);
+    /// What was named as gone is done once the name had time to become durable: a power cut may repeat a name, not
+    /// swallow it.
+    fn settle_owed(&mut self) {
+        if self.owed.is_empty() || !self.gone.is_empty() {
+            return;
         }
-        loop {
-            let database = self.database()?;
-            let (count, bytes) = guarded(|| {
-                let (mut batch, mut count, mut bytes) = (sled::Batch::default(), 0_u64, 0_u64);
-                for item in database
-                    .range(key(first.0)..=key(last.0))
-                    .take(DELETIONS_MAX)
-                {
-                    let (name, stored) = item?;
-                    count += 1;
-                    bytes = bytes.saturating_add(stored_weight(stored.len()));
-                    batch.remove(name);
-                }
-                database.apply_batch(batch)?;
-                Ok((count, bytes))
-            })?;
-            if count == 0 {
-                break;
-            }
-            forgotten += count;
-            self.pending = self.pending.saturating_sub(count);
-            self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
+        self.commits_since_told = self.commits_since_told.saturating_add(1);
+        if self.commits_since_told >= COMMITS_UNTIL_TOLD {
+            self.owed = Ranges::default();
+            self.progress_is_new = true;
         }
-        if forgotten > 0 {
-            self.raise_watermark()?;
-        }
-        Ok(forgotten)
     }
 
-    /// Everything before the oldest record is forgotten: says so, rarely in the side file, always in sled.
-    fn raise_watermark(&mut self) -> Result<(), StoreFault> {
-        let database = self.database()?;
-        let oldest = guarded(|| database.range(key(0)..).next().transpose())?;
-        let oldest = oldest
-            .and_then(|(name, _)| seq_of(&name))
-            .unwrap_or(self.seq_next);
-        let watermark = oldest.saturating_sub(1).max(self.meta.watermark);
-        let written = self.meta.watermark / RESERVE;
-        self.meta.watermark = watermark;
-        let state = opening::state(self.meta.epoch, self.seq_next, watermark);
-        let database = self.database()?;
-        guarded(|| database.insert(STATE_KEY, state))?;
-        if watermark / RESERVE > written {
-            self.meta
-                .write(&self.path)
-                .map_err(|error| io_fault(&error))?;
+    /// Whether the store has this record and it is not done.
+    fn waits(&self, seq: u64) -> bool {
+        if seq >= self.progress.seq_next || self.progress.done.contains(seq) {
+            return false;
         }
+        let head = self.head.as_ref().map(|head| &head.seqs);
+        let complete = self.databases.iter().map(|database| &database.seqs);
+        complete.chain(head).any(|seqs| seqs.contains(seq))
+    }
+
+    /// Writes the next reservation before the first number beyond the present one is used.
+    fn reserve(&mut self, last: u64) -> Result<(), StoreFault> {
+        if last < self.meta.reserved {
+            return Ok(());
+        }
+        let meta = Meta {
+            reserved: last.saturating_add(RESERVE),
+            ..self.meta
+        };
+        meta.write(&self.options.path)
+            .map_err(|error| io_fault(&error))?;
+        self.meta = meta;
         Ok(())
+    }
+
+    /// What is stored now is not done; a number that is passed over is, until it is stored after all.
+    fn claim(&mut self, records: &[&StoredRecord]) {
+        let mut next = self.progress.seq_next;
+        let mut changed = false;
+        for record in records {
+            let seq = record.seq.0;
+            if seq > next {
+                self.progress.done.insert(next, seq - 1);
+                changed = true;
+            }
+            if self.progress.done.contains(seq) {
+                self.progress.done.remove(seq, seq);
+                changed = true;
+            }
+            next = next.max(seq + 1);
+        }
+        self.progress_is_new |= changed;
+    }
+
+    /// Whether the head may not take the batch: it is full, suspect, or would lose its order.
+    fn is_over(&self, head: &Head, first: u64, bytes: u64) -> bool {
+        let bytes_max = self.options.database_bytes_max();
+        let started = !head.seqs.is_empty();
+        self.head_is_suspect.get()
+            || head.seqs.last().is_some_and(|last| first <= last)
+            || first < head.name.first
+            || (started && head.bytes.saturating_add(bytes) > bytes_max)
+            || head.seqs.count() >= DATABASE_RECORDS_MAX
+            || head.seqs.parts().len() >= DATABASE_PARTS_MAX
+    }
+
+    fn commit(&mut self, records: &[&StoredRecord], first: u64) -> Result<(), StoreFault> {
+        if self.head.is_none() {
+            self.begin_head(first)?;
+        }
+        let head = self
+            .head
+            .as_mut()
+            .ok_or_else(|| fault("closed", "no database could be begun"))?;
+        let mut payload = None;
+        if self.progress_is_new {
+            self.progress.number = self.progress.number.saturating_add(1);
+            payload = Some(self.progress.told(&self.owed).payload());
+        }
+        let progress = payload
+            .as_deref()
+            .map(|payload| (self.progress.number, payload));
+        head.commit(records, progress)?;
+        self.progress_is_new = false;
+        Ok(())
+    }
+
+    fn begin_head(&mut self, first: u64) -> Result<(), StoreFault> {
+        self.check_free_space()?;
+        let name = Name {
+            first,
+            generation: self.generation_next,
+            epoch: self.meta.epoch,
+        };
+        self.generation_next = self.generation_next.saturating_add(1);
+        let path = self.options.path.join(name.to_string());
+        match Head::create(&self.options.path, name) {
+            Ok(head) => self.head = Some(head),
+            Err(fault) => {
+                // Whatever was created is empty.
+                let _ = std::fs::remove_dir_all(path);
+                return Err(fault);
+            }
+        }
+        self.renew_ballast();
+        Ok(())
+    }
+
+    /// Makes the head a complete database. It needs nothing of the medium: without its seal, which a full or failing
+    /// one refuses, the next opening scans it.
+    fn seal_head(&mut self) {
+        self.head_is_suspect.set(false);
+        let Some(head) = self.head.take() else { return };
+        if head.seqs.is_empty() {
+            head.discard();
+            return;
+        }
+        let (name, path, seqs, bytes) = head.close();
+        self.progress.number = self.progress.number.saturating_add(1);
+        let seal = Seal {
+            epoch: name.epoch,
+            seqs,
+            bytes,
+            progress: self.progress.told(&self.owed),
+        };
+        let _ = seal.write(&path);
+        let database = Database {
+            name,
+            disk_bytes: chain::disk_bytes(&path),
+            path,
+            seqs: seal.seqs,
+            bytes,
+        };
+        let at = self.databases.partition_point(|it| it.name < name);
+        self.databases.insert(at, database);
+        self.note_progress(true);
+    }
+
+    /// Writes the progress into its side file. What cannot be written now is written with the next commit.
+    fn note_progress(&mut self, sync: bool) {
+        let _ = self.write_progress(sync);
+    }
+
+    fn write_progress(&mut self, sync: bool) -> std::io::Result<()> {
+        self.progress.number = self.progress.number.saturating_add(1);
+        let told = self.progress.told(&self.owed);
+        self.progress_file.write(self.meta.epoch, &told, sync)
     }
 
     /// How full it is.
     #[must_use]
     pub fn report(&self) -> StoreReport {
+        let done = &self.progress.done;
+        let (mut pending, mut pending_bytes) = (0_u64, 0_u64);
+        for database in &self.databases {
+            let count = database.pending(done);
+            pending = pending.saturating_add(count);
+            // Of a database that is delivered in part, in proportion.
+            let bytes = chain::share(database.bytes, count, database.seqs.count());
+            pending_bytes = pending_bytes.saturating_add(bytes);
+        }
+        if let Some(head) = &self.head {
+            let count = head.seqs.without(done).count();
+            pending = pending.saturating_add(count);
+            let bytes = chain::share(head.bytes, count, head.seqs.count());
+            pending_bytes = pending_bytes.saturating_add(bytes);
+        }
         StoreReport {
-            pending: self.pending,
-            pending_bytes: self.pending_bytes,
-            disk_bytes: opening::disk_bytes(&self.path),
+            pending,
+            pending_bytes,
+            disk_bytes: self.disk_bytes(),
         }
     }
 
@@ -409,53 +422,12 @@ impl Outbox {
         std::mem::take(&mut self.gone)
     }
 
-    /// Lowest and highest sequence number that waits.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn ends(&self) -> Result<Option<(Seq, Seq)>, StoreFault> {
-        let database = self.database()?;
-        guarded(|| {
-            let mut range = database.range(key(0)..=key(u64::MAX));
-            let first = range
-                .next()
-                .transpose()?
-                .and_then(|(name, _)| seq_of(&name));
-            let last = range
-                .next_back()
-                .transpose()?
-                .and_then(|(name, _)| seq_of(&name));
-            Ok(first.map(|first| (Seq(first), Seq(last.unwrap_or(first)))))
-        })
-    }
-
-    /// Writes what is still in memory and marks the store as closed in order.
+    /// Completes the head and makes what is forgotten durable.
     ///
     /// # Errors
     /// The medium failed; everything that was acknowledged is still there.
     pub fn close(mut self) -> Result<(), StoreFault> {
-        if let Some(database) = self.database.take() {
-            guarded(|| database.flush())?;
-            self.data.sync_data().map_err(|error| io_fault(&error))?;
-            guarded(move || {
-                drop(database);
-                Ok(())
-            })?;
-            if Meta::read(&self.path).is_some_and(|meta| meta.left != Left::Suspect) {
-                let meta = Meta {
-                    left: Left::Clean,
-                    pending: self.pending,
-                    ..self.meta
-                };
-                meta.write(&self.path).map_err(|error| io_fault(&error))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn database(&self) -> Result<&sled::Db, StoreFault> {
-        self.database
-            .as_ref()
-            .ok_or_else(|| fault("closed", "the store failed and is not open again yet"))
+        self.seal_head();
+        self.write_progress(true).map_err(|error| io_fault(&error))
     }
 }

@@ -1,17 +1,15 @@
 //! How a store is opened, whatever lies at its path.
 //!
-//! Owns: the lock, the directory, sled's settings and the check at opening. Must not: move anything that
-//! another process holds, or that the system merely refuses for now.
+//! Owns: the lock, the directory, and the account of what should be there and what is. Must not: move anything that
+//! another process holds, or that the system merely refuses for now; read more than the databases without a seal.
 //!
-//! Invariant: after an unclean end nothing is believed before it is compared with the raw file.
+//! Invariant: a database without a seal is believed only as far as its raw file shows intact records.
 
 use std::{
-    cell::RefCell,
-    collections::BTreeSet,
+    cell::{Cell, RefCell},
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -22,12 +20,13 @@ use quorate_core::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    Finding, Gone, Left, Meta, Opened, Options, Outbox, STATE_KEY, StoreError,
-    guard::fault,
-    guarded, io_fault, key,
-    meta::sync_directory,
-    salvage::{bring_back, forget_preserved, preserve, salvage, scan_files},
-    seq_of, stored_weight, value,
+    Finding, Meta, Opened, Options, Outbox, Progress, ProgressFile, StoreError,
+    chain::{self, Database, Listing, Name, Reader, data_files},
+    finding::Gone,
+    head, io_fault, legacy,
+    ranges::Ranges,
+    side::{Seal, sync_directory},
+    space,
 };
 
 /// Opens the store, creating or repairing it as needed.
@@ -42,72 +41,250 @@ pub fn open(options: &Options) -> Result<Opened, StoreError> {
             fault,
         },
     };
+    open_with(options).map_err(|error| unavailable(io_fault(&error)))
+}
+
+fn open_with(options: &Options) -> io::Result<Opened> {
     let mut findings = Vec::new();
-    prepare(&options.path, &mut findings).map_err(|error| unavailable(io_fault(&error)))?;
-    let mut outbox = match open_once(options, &mut findings) {
-        Err(fault) if matches!(fault.cause, "damaged" | "panicked") => {
-            salvage(options, &fault, &mut findings).map_err(unavailable)?;
-            open_once(options, &mut findings).map_err(unavailable)?
-        }
-        other => other.map_err(unavailable)?,
+    let path = &options.path;
+    prepare(path, &mut findings)?;
+    let held = lock(path)?;
+    if legacy::is_there(path) {
+        legacy::take_over(path, &mut findings)?;
+    }
+    let listing = chain::list(path)?;
+    for left_over in &listing.deleted {
+        // Where the medium refuses, it stays for the next time.
+        let _ = fs::remove_dir_all(left_over);
+    }
+    let meta = Meta::read(path);
+    let (progress_file, progress) = ProgressFile::open(path)?;
+    let found = survey(&listing, progress)?;
+    let account = balance(meta, &found, &mut findings);
+    if meta != Some(account.meta) {
+        account.meta.write(path)?;
+    }
+    let generations = listing.databases.iter().map(|(name, _)| name.generation);
+    let mut outbox = Outbox {
+        options: options.clone(),
+        meta: account.meta,
+        progress: account.progress,
+        progress_file,
+        progress_is_new: true,
+        databases: found.databases,
+        head: None,
+        head_is_suspect: Cell::new(false),
+        generation_next: generations.max().unwrap_or(0).saturating_add(1),
+        readers: RefCell::new(found.readers),
+        loaded_through: Cell::new(0),
+        unseen: RefCell::default(),
+        damaged: RefCell::default(),
+        gone: Vec::new(),
+        owed: account.owed,
+        commits_since_told: 0,
+        ballast_bytes: space::ballast_bytes(path),
+        _lock: held,
     };
-    outbox.meta.left = Left::Open;
-    outbox
-        .meta
-        .write(&options.path)
-        .map_err(|error| unavailable(io_fault(&error)))?;
+    outbox.finish_opening(&found.unsealed);
     Ok(Opened {
         epoch: Epoch(outbox.meta.epoch),
-        seq_next: Seq(outbox.seq_next),
+        seq_next: Seq(outbox.progress.seq_next),
         outbox,
         findings,
     })
 }
 
-/// sled's own record of where the sequence stands.
-pub(super) fn state(epoch: u64, seq_next: u64, watermark: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(28);
-    for word in [epoch, seq_next, watermark] {
-        bytes.extend_from_slice(&word.to_le_bytes());
+impl Outbox {
+    /// What makes the next opening cheaper. Where the medium refuses, it is done again then.
+    fn finish_opening(&mut self, unsealed: &[u64]) {
+        self.renew_ballast();
+        self.note_progress(true);
+        let told = self.progress.told(&self.owed);
+        for database in &self.databases {
+            if unsealed.contains(&database.name.generation) {
+                let seal = Seal {
+                    epoch: database.name.epoch,
+                    seqs: database.seqs.clone(),
+                    bytes: database.bytes,
+                    progress: told.clone(),
+                };
+                let _ = seal.write(&database.path);
+            }
+        }
+        if !self.options.retain_acked {
+            self.delete_done();
+        }
     }
-    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    bytes
 }
 
-fn read_state(bytes: &[u8]) -> Option<(u64, u64, u64)> {
-    if bytes.len() != 28 || crc32fast::hash(&bytes[..24]).to_le_bytes() != bytes[24..] {
-        return None;
+/// What the databases say.
+#[derive(Debug, Default)]
+struct Survey {
+    databases: Vec<Database>,
+    /// Generations of those that had no seal.
+    scanned: Vec<u64>,
+    /// Those of them that may have one now.
+    unsealed: Vec<u64>,
+    readers: Vec<Reader>,
+    /// The newest progress that is intact anywhere.
+    progress: Option<Progress>,
+    /// Above every record that is held.
+    seq_end: u64,
+}
+
+fn survey(listing: &Listing, progress: Option<Progress>) -> io::Result<Survey> {
+    let mut survey = Survey {
+        progress,
+        ..Survey::default()
+    };
+    let mut open = Vec::new();
+    for (name, path) in &listing.databases {
+        match Seal::read(path) {
+            Some(seal) if seal.epoch == name.epoch => {
+                survey.learn(seal.progress);
+                survey.add(*name, path, seal.seqs, seal.bytes);
+            }
+            _ => open.push((*name, path)),
+        }
     }
-    let word = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok();
-    Some((word(0)?, word(8)?, word(16)?))
+    // The newest last: what it holds twice, an older one has too.
+    open.sort_by_key(|(name, _)| name.generation);
+    for (name, path) in open {
+        survey.scan(name, path)?;
+    }
+    survey.databases.sort_by_key(|database| database.name);
+    Ok(survey)
 }
 
-/// Bytes that sled's files take.
-pub(super) fn disk_bytes(path: &Path) -> u64 {
-    data_files(path)
-        .iter()
-        .filter_map(|file| fs::metadata(file).ok())
-        .map(|data| data.blocks() * 512)
-        .sum()
-}
+impl Survey {
+    fn learn(&mut self, progress: Progress) {
+        if self
+            .progress
+            .as_ref()
+            .is_none_or(|known| known.number < progress.number)
+        {
+            self.progress = Some(progress);
+        }
+    }
 
-/// Makes the names of the largest values durable.
-pub(super) fn sync_blobs(path: &Path) -> io::Result<()> {
-    let blobs = path.join("blobs");
-    if blobs.is_dir() {
-        sync_directory(&blobs)
-    } else {
+    fn add(&mut self, name: Name, path: &Path, seqs: Ranges, bytes: u64) {
+        let end = seqs.last().map_or(0, |last| last.saturating_add(1));
+        self.seq_end = self.seq_end.max(end);
+        self.databases.push(Database {
+            name,
+            path: path.to_owned(),
+            seqs,
+            bytes,
+            disk_bytes: chain::disk_bytes(path),
+        });
+    }
+
+    /// Takes what the raw files of a database hold.
+    fn scan(&mut self, name: Name, path: &Path) -> io::Result<()> {
+        // After a kill it may be in memory only, and is to be believed for good.
+        let synced = data_files(path)
+            .iter()
+            .all(|file| File::open(file).and_then(|it| it.sync_data()).is_ok());
+        let mut reader = Reader::open(path, name)?;
+        if let Some(progress) = reader.progress.take() {
+            self.learn(progress);
+        }
+        let mut seqs = reader.seqs();
+        for other in &self.databases {
+            // A batch that failed in one database was written again to another.
+            seqs = seqs.without(&other.seqs);
+        }
+        if seqs.is_empty() {
+            // It was cut off before its first commit, or nothing of it is left.
+            let _ = fs::remove_dir_all(path);
+            return Ok(());
+        }
+        let bytes = reader
+            .payload_bytes()
+            .filter(|(seq, _)| seqs.contains(*seq))
+            .fold(0_u64, |sum, (_, bytes)| {
+                sum.saturating_add(head::weight(bytes))
+            });
+        self.add(name, path, seqs, bytes);
+        self.scanned.push(name.generation);
+        if synced {
+            self.unsealed.push(name.generation);
+        }
+        self.readers.insert(0, reader);
+        self.readers.truncate(1);
         Ok(())
     }
 }
 
-pub(super) fn data_files(path: &Path) -> Vec<PathBuf> {
-    let blobs = fs::read_dir(path.join("blobs"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    std::iter::once(path.join("db")).chain(blobs).collect()
+/// Where the sequence stands and what is missing.
+#[derive(Debug)]
+struct Account {
+    meta: Meta,
+    progress: Progress,
+    owed: Ranges,
+}
+
+fn balance(meta: Option<Meta>, found: &Survey, findings: &mut Vec<Finding>) -> Account {
+    let mut held = Ranges::default();
+    for database in &found.databases {
+        held.insert_all(&database.seqs);
+    }
+    let lowest = held.first().unwrap_or(1);
+    let is_new = meta.is_none() && found.databases.is_empty() && found.progress.is_none();
+    let mut progress = found.progress.clone().unwrap_or_default();
+    let shown = progress.seq_next.max(found.seq_end).max(1);
+    let proven = meta.filter(|meta| shown <= meta.reserved);
+    progress.seq_next = match proven {
+        // Nobody says how far the sequence went: only the reservation is sure.
+        Some(meta) if found.progress.is_none() => meta.reserved.max(shown),
+        _ => shown,
+    };
+    let meta = proven.unwrap_or_else(|| {
+        let epoch = fresh_epoch();
+        if !is_new {
+            findings.push(Finding::NewEpoch(Epoch(epoch)));
+        }
+        Meta {
+            epoch,
+            reserved: progress.seq_next,
+        }
+    });
+    // What came before the oldest record may have been delivered: without a progress nobody knows.
+    let known_from = if found.progress.is_some() { 1 } else { lowest };
+    progress.done.insert(0, known_from.saturating_sub(1));
+    let mut missing = Ranges::of(known_from, progress.seq_next.saturating_sub(1))
+        .without(&progress.done)
+        .without(&held);
+    if progress.is_cut() {
+        // What is done above here was not written down.
+        let end = progress.done.last().unwrap_or(0);
+        progress.done.insert_all(&missing.within(end, u64::MAX));
+        missing = missing.without(&progress.done);
+    }
+    let certain = found.progress.is_some();
+    for (first, last) in missing.parts() {
+        let beyond = !certain && *first >= found.seq_end;
+        findings.push(Finding::Gone(Gone {
+            first: Seq(*first),
+            last: Seq(*last),
+            // Beyond what is held it is not known that there were any.
+            count: if beyond { 1 } else { last - first + 1 },
+            cause: GoneCause::Damaged,
+        }));
+    }
+    if !missing.is_empty() && !found.scanned.is_empty() {
+        let scanned = found.databases.iter();
+        let scanned = scanned.filter(|it| found.scanned.contains(&it.name.generation));
+        findings.push(Finding::Salvaged {
+            count: scanned.map(|database| database.seqs.count()).sum(),
+        });
+    }
+    progress.done.insert_all(&missing);
+    Account {
+        meta,
+        progress,
+        owed: missing,
+    }
 }
 
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -116,287 +293,43 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-pub(super) fn parent(path: &Path) -> &Path {
+fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or_else(|| Path::new("."))
 }
 
-/// Renames what lies at `path` to the first free `<path>.damaged-<n>`.
-pub(super) fn set_aside(
-    path: &Path,
-    reason: String,
-    findings: &mut Vec<Finding>,
-) -> io::Result<()> {
-    let to = (1_u32..)
-        .map(|number| beside(path, &format!(".damaged-{number}")))
-        .find(|to| to.symlink_metadata().is_err())
-        .ok_or_else(|| io::Error::other("no free name for the damaged outbox"))?;
-    fs::rename(path, &to)?;
-    findings.push(Finding::SetAside { to, reason });
-    Ok(())
-}
-
-/// Makes a directory with a side file of it, unless there is one.
+/// Makes sure that there is a directory; a file in its place is renamed to the first free `<path>.damaged-<n>`.
 fn prepare(path: &Path, findings: &mut Vec<Finding>) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(data) if data.is_dir() => return Ok(()),
-        Ok(_) => set_aside(path, "it is a file and no directory".into(), findings)?,
+        Ok(_) => {
+            let to = (1_u32..)
+                .map(|number| beside(path, &format!(".damaged-{number}")))
+                .find(|to| to.symlink_metadata().is_err())
+                .ok_or_else(|| io::Error::other("no free name for what lies there"))?;
+            fs::rename(path, &to)?;
+            let reason = "it is a file and no directory".into();
+            findings.push(Finding::SetAside { to, reason });
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let salvaged = beside(path, ".salvaged");
-    if Meta::read(&salvaged).is_some_and(|meta| meta.left == Left::Clean) {
-        // A salvage was cut off between its two renames.
-        fs::rename(&salvaged, path)?;
-    } else {
-        fs::create_dir_all(path)?;
-    }
+    fs::create_dir_all(path)?;
     sync_directory(parent(path))
 }
 
-pub(super) fn lock(path: &Path) -> Result<File, StoreFault> {
+fn lock(path: &Path) -> io::Result<File> {
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(path.join("lock"))
-        .map_err(|error| io_fault(&error))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|error| io_fault(&error.into()))?;
+        .open(path.join("lock"))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
-}
-
-pub(super) fn open_sled(path: &Path) -> Result<sled::Db, StoreFault> {
-    let entries = fs::read_dir(path).map_err(|error| io_fault(&error))?;
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            // A kill left it half written, and sled would refuse to open for ever.
-            fs::remove_file(entry.path()).map_err(|error| io_fault(&error))?;
-        }
-    }
-    guarded(|| {
-        sled::Config::new()
-            .path(path)
-            .cache_capacity(16 << 20)
-            .flush_every_ms(Some(500))
-            .mode(sled::Mode::LowSpace)
-            .segment_size(512 << 10)
-            .use_compression(false)
-            .open()
-    })
 }
 
 pub(super) fn fresh_epoch() -> u64 {
     // 42 bits: exact in every JSON reader, and no store of this device has had it before.
     (crate::clock::seed() >> 22) + 1
-}
-
-/// Opens what lies there; a fault `damaged` or `panicked` asks for a salvage.
-fn open_once(options: &Options, findings: &mut Vec<Finding>) -> Result<Outbox, StoreFault> {
-    let path = &options.path;
-    let held = lock(path)?;
-    let meta = match Meta::read(path) {
-        Some(meta) => meta,
-        None if path.join("db").exists() => {
-            return Err(fault("damaged", "its side file is missing or damaged"));
-        }
-        None => {
-            let meta = Meta {
-                left: Left::Clean,
-                epoch: fresh_epoch(),
-                reserved: 1,
-                watermark: 0,
-                pending: 0,
-            };
-            meta.write(path).map_err(|error| io_fault(&error))?;
-            meta
-        }
-    };
-    if meta.left == Left::Suspect {
-        return Err(fault("damaged", "it could not be read while it was in use"));
-    }
-    let before = if meta.left == Left::Clean {
-        None
-    } else {
-        preserve(path).map_err(|error| io_fault(&error))?;
-        Some(scan_files(path).map_err(|error| io_fault(&error))?)
-    };
-    let database = open_sled(path)?;
-    let data = File::open(path.join("db")).map_err(|error| io_fault(&error))?;
-    data.sync_data()
-        .and_then(|()| sync_directory(path))
-        .map_err(|error| io_fault(&error))?;
-    let mut outbox = Outbox {
-        path: path.clone(),
-        size_bytes_max: options.size_bytes_max,
-        database: Some(database),
-        data,
-        meta,
-        seq_next: meta.reserved,
-        pending: 0,
-        pending_bytes: 0,
-        damaged: RefCell::default(),
-        gone: Vec::new(),
-        _lock: held,
-    };
-    let known = outbox.count()?;
-    outbox.remove_damaged()?;
-    if let Some((files, found)) = before {
-        outbox.compare_with_file(known, &files, &found, findings)?;
-    } else if outbox.pending != meta.pending || !known {
-        let (files, found) = scan_files(path).map_err(|error| io_fault(&error))?;
-        let counted = outbox.pending;
-        outbox.compare_with_file(known, &files, &found, findings)?;
-        outbox.report_shortfall(meta.pending.saturating_sub(outbox.pending.max(counted)));
-    }
-    forget_preserved(path).map_err(|error| io_fault(&error))?;
-    findings.extend(outbox.take_gone().into_iter().map(Finding::Gone));
-    Ok(outbox)
-}
-
-impl Outbox {
-    /// Opens sled again after a failure.
-    pub(super) fn reopen(&mut self) -> Result<(), StoreFault> {
-        if self.database.is_some() {
-            return Ok(());
-        }
-        let database = open_sled(&self.path)?;
-        self.data = File::open(self.path.join("db")).map_err(|error| io_fault(&error))?;
-        self.database = Some(database);
-        let seq_next = self.seq_next;
-        let counted = self.count();
-        self.seq_next = self.seq_next.max(seq_next);
-        if counted.is_err() {
-            self.database = None;
-        }
-        counted.map(|_| ())
-    }
-
-    /// Reads and checks everything that waits. Returns whether sled knew where the sequence stands.
-    fn count(&mut self) -> Result<bool, StoreFault> {
-        let database = self.database()?;
-        let epoch = self.meta.epoch;
-        let (pending, bytes, bad, stored, state) = guarded(|| {
-            let (mut pending, mut bytes, mut bad, mut highest) = (0_u64, 0_u64, Vec::new(), 0_u64);
-            for item in database.range(key(0)..=key(u64::MAX)) {
-                let (name, stored) = item?;
-                let Some(seq) = seq_of(&name) else { continue };
-                pending += 1;
-                bytes = bytes.saturating_add(stored_weight(stored.len()));
-                highest = highest.max(seq);
-                if !value::decode(&stored).is_some_and(|it| it.seq.0 == seq && it.epoch.0 == epoch)
-                {
-                    bad.push(seq);
-                }
-            }
-            Ok((pending, bytes, bad, highest, database.get(STATE_KEY)?))
-        })?;
-        (self.pending, self.pending_bytes) = (pending, bytes);
-        self.damaged.get_mut().extend(bad);
-        match state.as_deref().and_then(read_state) {
-            Some((of, seq_next, watermark))
-                if of == epoch && seq_next > stored && seq_next <= self.meta.reserved =>
-            {
-                self.seq_next = seq_next;
-                self.meta.watermark = self.meta.watermark.max(watermark);
-                Ok(true)
-            }
-            // A store that never held a record has no state.
-            None if self.meta.reserved == 1 && pending == 0 => Ok(true),
-            _ => Ok(false),
-        }
-    }
-
-    /// Says that records are gone whose numbers are not known.
-    fn report_shortfall(&mut self, count: u64) {
-        let (first, last) = (
-            Seq(self.meta.watermark.saturating_add(1)),
-            Seq(self.meta.reserved.saturating_sub(1)),
-        );
-        if count > 0 && first <= last {
-            self.gone.push(Gone {
-                first,
-                last,
-                count,
-                cause: GoneCause::Damaged,
-            });
-        }
-    }
-
-    /// The sequence numbers that [`Outbox::load`] would show.
-    fn shown(&self) -> Result<BTreeSet<u64>, StoreFault> {
-        let database = self.database()?;
-        guarded(|| {
-            let mut shown = BTreeSet::new();
-            for item in database.range(key(0)..=key(u64::MAX)) {
-                shown.extend(seq_of(&item?.0));
-            }
-            Ok(shown)
-        })
-    }
-
-    /// Brings back what the raw file has and sled has lost.
-    fn compare_with_file(
-        &mut self,
-        known: bool,
-        files: &[File],
-        found: &value::Found,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), StoreFault> {
-        let range =
-            (self.meta.epoch, self.meta.watermark.saturating_add(1))..=(self.meta.epoch, u64::MAX);
-        // What an iteration shows, not what a look-up finds: a damaged sled may find a key that it never iterates over.
-        let shown = self.shown()?;
-        let mut missing = value::Found::new();
-        for (name, place) in found.range(range.clone()) {
-            if !shown.contains(&name.1) {
-                missing.insert(*name, *place);
-            }
-        }
-        let beyond = missing.keys().any(|(_, seq)| *seq >= self.seq_next);
-        if known && missing.is_empty() {
-            return Ok(());
-        }
-        let last = missing.keys().next_back().map_or(0, |(_, seq)| *seq);
-        if last >= self.meta.reserved {
-            return Err(fault(
-                "damaged",
-                "it holds records beyond what was reserved",
-            ));
-        }
-        let before = self.pending;
-        bring_back(self, files, &missing)?;
-        let shown = self.shown()?;
-        if missing.keys().any(|(_, seq)| !shown.contains(seq)) {
-            return Err(fault(
-                "damaged",
-                "sled does not show what it was just given",
-            ));
-        }
-        let count = self.pending.saturating_sub(before);
-        findings.push(Finding::Salvaged { count });
-        self.report_shortfall(
-            u64::try_from(missing.len())
-                .unwrap_or(u64::MAX)
-                .saturating_sub(count),
-        );
-        if !known || beyond {
-            // sled has lost the end of its log: only the reservation is sure.
-            self.seq_next = self.meta.reserved.max(self.seq_next);
-            let first = Seq(last.max(self.meta.watermark).saturating_add(1));
-            let last = Seq(self.meta.reserved.saturating_sub(1));
-            if first <= last {
-                self.gone.push(Gone {
-                    first,
-                    last,
-                    count: 1,
-                    cause: GoneCause::Damaged,
-                });
-            }
-        }
-        Ok(())
-    }
 }

@@ -1,19 +1,20 @@
-//! The store against what may lie on the medium.
+//! The store against its contract.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod damage;
+mod rotation;
+
 use std::{
-    collections::BTreeSet,
     fs,
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use quorate_core::{
-    event::{Event, GoneCause, StoredRecord},
+    event::{Event, StoredRecord},
     units::Seq,
 };
 
-use super::{Command, Finding, Opened, Options, StoreError, open, spawn};
+use super::{Command, Finding, OnFull, Opened, Options, StoreError, open, spawn, value, verify};
 
 fn record(seq: u64) -> StoredRecord {
     let payload = format!("{{\"seq\":{seq},\"body\":\"{:0>180}\"}}", seq);
@@ -51,6 +52,32 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The only database of a store.
+fn database(store: &Path) -> PathBuf {
+    let mut databases = databases(store);
+    assert_eq!(databases.len(), 1, "{databases:?}");
+    databases.remove(0)
+}
+
+fn databases(store: &Path) -> Vec<PathBuf> {
+    let mut databases: Vec<_> = fs::read_dir(store)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    databases.sort();
+    databases
+}
+
+/// A store whose databases take few records: 64 KiB each.
+fn small(path: &Path) -> Options {
+    Options {
+        size_bytes_max: 1 << 20,
+        ballast_bytes: 0,
+        ..Options::at(path)
+    }
+}
+
 /// A store of 2,000 records that was never closed: what a power cut after an fsync leaves.
 fn cut_off(root: &Path) -> PathBuf {
     let mut opened = reopen(&root.join("live"));
@@ -61,6 +88,34 @@ fn cut_off(root: &Path) -> PathBuf {
     copy(&root.join("live"), &image);
     opened.outbox.close().unwrap();
     image
+}
+
+/// What the first layout left behind: one sled database at the path, some of it below the watermark.
+fn first_layout(path: &Path, epoch: u64, count: u64, watermark: u64, with_side_file: bool) {
+    let database = sled::Config::new().path(path).open().unwrap();
+    for record in records(1..=count) {
+        let mut value = Vec::new();
+        let (kind, epoch) = (value::Kind::Record, quorate_core::units::Epoch(epoch));
+        assert!(value::encode(
+            kind,
+            epoch,
+            record.seq,
+            &record.payload,
+            &mut value
+        ));
+        let key = [&b"r"[..], &record.seq.0.to_be_bytes()].concat();
+        database.insert(key, value).unwrap();
+    }
+    database.flush().unwrap();
+    drop(database);
+    let mut bytes = b"QRMmeta\x01".to_vec();
+    for word in [0, epoch, 10_000, watermark, 0] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+    if with_side_file {
+        fs::write(path.join("meta"), bytes).unwrap();
+    }
 }
 
 #[test]
@@ -97,19 +152,6 @@ fn records_come_back_and_are_forgotten() {
 }
 
 #[test]
-fn an_image_of_a_power_cut_opens_without_findings() {
-    let root = tempfile::tempdir().unwrap();
-    let image = cut_off(root.path());
-    fs::write(image.join("snap.00000000000000FF.generating"), b"half").unwrap();
-    let opened = reopen(&image);
-    assert_eq!(
-        (opened.findings.as_slice(), opened.seq_next),
-        ([].as_slice(), Seq(2_001))
-    );
-    assert_eq!(all(&opened), records(1..=2_000));
-}
-
-#[test]
 fn a_file_at_the_path_is_set_aside() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("outbox");
@@ -120,127 +162,6 @@ fn a_file_at_the_path_is_set_aside() {
         fs::read(root.path().join("outbox.damaged-1")).unwrap(),
         b"notes"
     );
-}
-
-#[test]
-fn a_database_that_is_text_is_set_aside_and_the_sequence_goes_on() {
-    let root = tempfile::tempdir().unwrap();
-    let image = cut_off(root.path());
-    let epoch = reopen(&root.path().join("live")).epoch;
-    fs::write(image.join("db"), "not a database\n".repeat(900)).unwrap();
-    let mut opened = reopen(&image);
-    assert!(
-        opened
-            .findings
-            .iter()
-            .any(|finding| matches!(finding, Finding::Gone(_))),
-        "{:?}",
-        opened.findings
-    );
-    assert!(opened.seq_next > Seq(2_000) && opened.epoch == epoch);
-    let next = opened.seq_next.0;
-    opened.outbox.append(&records(next..=next)).unwrap();
-    assert_eq!(all(&opened), records(next..=next));
-}
-
-#[test]
-fn a_side_file_that_is_gone_begins_a_new_epoch_and_loses_nothing() {
-    let root = tempfile::tempdir().unwrap();
-    let image = cut_off(root.path());
-    let epoch = reopen(&root.path().join("live")).epoch;
-    fs::remove_file(image.join("meta")).unwrap();
-    let opened = reopen(&image);
-    assert!(opened.epoch != epoch && opened.seq_next == Seq(2_001));
-    assert_eq!(all(&opened), records(1..=2_000));
-}
-
-#[test]
-fn a_truncated_database_keeps_what_is_left() {
-    let root = tempfile::tempdir().unwrap();
-    let image = cut_off(root.path());
-    let database = fs::File::options()
-        .write(true)
-        .open(image.join("db"))
-        .unwrap();
-    database.set_len(300_000).unwrap();
-    let opened = reopen(&image);
-    let kept = all(&opened);
-    assert!(
-        kept.len() > 300 && kept.iter().all(|it| *it == record(it.seq.0)),
-        "{}",
-        kept.len()
-    );
-    assert!(
-        opened
-            .findings
-            .iter()
-            .any(|finding| matches!(finding, Finding::Gone(_))),
-        "{:?}",
-        opened.findings
-    );
-    assert!(opened.seq_next > Seq(2_000));
-}
-
-#[test]
-fn one_flipped_bit_anywhere_loses_next_to_nothing_and_is_told() {
-    let root = tempfile::tempdir().unwrap();
-    let image = cut_off(root.path());
-    let mut random = fastrand::Rng::with_seed(7);
-    let length = fs::metadata(image.join("db")).unwrap().len();
-    for place in 0..60 {
-        let path = root.path().join(format!("place-{place}"));
-        copy(&image, &path);
-        let file = fs::File::options()
-            .read(true)
-            .write(true)
-            .open(path.join("db"))
-            .unwrap();
-        let (offset, mut byte) = (random.u64(..length), [0]);
-        file.read_exact_at(&mut byte, offset).unwrap();
-        byte[0] ^= 1 << random.u8(..8);
-        file.write_all_at(&byte, offset).unwrap();
-        let opened = reopen(&path);
-        let kept: BTreeSet<u64> = all(&opened).iter().map(|it| it.seq.0).collect();
-        assert!(
-            kept.len() >= 1_998,
-            "offset {offset}: {} {:?}",
-            kept.len(),
-            opened.findings
-        );
-        assert!(
-            kept.len() == 2_000 || opened.findings.iter().any(|it| it.event().is_some()),
-            "offset {offset}"
-        );
-        assert!(opened.seq_next > Seq(2_000), "offset {offset}");
-        drop(opened);
-        fs::remove_dir_all(&path).unwrap();
-    }
-}
-
-#[test]
-fn the_oldest_make_room() {
-    let root = tempfile::tempdir().unwrap();
-    let size_bytes_max = 30_000;
-    let mut opened = open(&Options {
-        size_bytes_max,
-        ..Options::at(&root.path().join("outbox"))
-    })
-    .unwrap();
-    for group in records(1..=500).chunks(20) {
-        opened.outbox.append(group).unwrap();
-    }
-    let report = opened.outbox.report();
-    assert!(
-        report.pending_bytes <= size_bytes_max && report.pending > 80,
-        "{report:?}"
-    );
-    let gone = opened.outbox.take_gone();
-    assert!(gone.iter().all(|gone| gone.cause == GoneCause::Full));
-    assert_eq!(
-        gone.iter().map(|gone| gone.count).sum::<u64>() + report.pending,
-        500
-    );
-    assert_eq!(all(&opened).last(), Some(&record(500)));
 }
 
 #[test]

@@ -1,0 +1,276 @@
+//! The database that is written to: the only one that sled has open.
+//!
+//! Owns: sled, its settings, and how records are laid into it. Must not: open a database that it did not create.
+//!
+//! Invariants: [`Head::commit`] succeeds only after sled's flush and an fsync of our own (sled's flush on Linux calls
+//! `sync_file_range` only, and its blobs not even that). Records are packed: one entry of sled is what one commit
+//! brings, up to [`ENTRY_BYTES_MAX`], and a tree takes [`TREE_BYTES`] before the next one begins. sled rewrites a leaf
+//! as it grows, so one tree with an entry per record writes every record five times.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use quorate_core::{
+    event::{StoreFault, StoredRecord},
+    units::{Epoch, Seq},
+};
+
+use super::{
+    chain::{Name, data_files},
+    guard::{fault, guarded, io_fault},
+    ranges::Ranges,
+    side::sync_directory,
+    value::{self, HEADER_BYTES, Kind},
+};
+
+/// sled writes and frees its file in pieces of this size. Large against what a leaf takes, so that little is moved.
+const SEGMENT_BYTES: usize = 1 << 20;
+
+/// An entry of more than a quarter of a segment goes into a file of its own under `blobs`.
+const INLINE_BYTES_MAX: usize = SEGMENT_BYTES / 4 - 1_024;
+
+/// Records are packed into one entry up to this; a larger record is an entry by itself.
+const ENTRY_BYTES_MAX: usize = 60 << 10;
+
+/// A tree that holds this takes no more entries.
+const TREE_BYTES: usize = 16 << 10;
+
+/// sled's cache; what is read from the head is read once and soon after it was written.
+const CACHE_BYTES: u64 = 1 << 20;
+
+/// What lies in one entry.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    first: u64,
+    last: u64,
+    tree: usize,
+}
+
+/// The open database.
+pub(super) struct Head {
+    pub(super) name: Name,
+    pub(super) path: PathBuf,
+    /// What it holds and has acknowledged.
+    pub(super) seqs: Ranges,
+    /// Bytes of those records, as they are counted.
+    pub(super) bytes: u64,
+    database: sled::Db,
+    /// Our own descriptor of sled's file, for the fsync that sled does not do.
+    data: File,
+    trees: Vec<sled::Tree>,
+    tree_bytes: usize,
+    entries: Vec<Entry>,
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Head")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Head {
+    /// Creates an empty database; its names are durable.
+    pub(super) fn create(store: &Path, name: Name) -> Result<Self, StoreFault> {
+        let path = store.join(name.to_string());
+        let database = guarded(|| {
+            sled::Config::new()
+                .path(&path)
+                .create_new(true)
+                .cache_capacity(CACHE_BYTES)
+                .flush_every_ms(Some(500))
+                .mode(sled::Mode::LowSpace)
+                .segment_size(SEGMENT_BYTES)
+                .use_compression(false)
+                .open()
+        })?;
+        let prepare = || -> io::Result<File> {
+            let data = File::open(path.join("db"))?;
+            data.sync_all()?;
+            sync_directory(&path)?;
+            sync_directory(store)?;
+            Ok(data)
+        };
+        Ok(Self {
+            data: prepare().map_err(|error| io_fault(&error))?,
+            name,
+            path,
+            seqs: Ranges::default(),
+            bytes: 0,
+            database,
+            trees: Vec::new(),
+            tree_bytes: 0,
+            entries: Vec::new(),
+        })
+    }
+
+    /// Makes the records durable, and the progress with them where one is given.
+    pub(super) fn commit(
+        &mut self,
+        records: &[&StoredRecord],
+        progress: Option<(u64, &[u8])>,
+    ) -> Result<(), StoreFault> {
+        let epoch = Epoch(self.name.epoch);
+        let mut packed = Vec::new();
+        if let Some((number, payload)) = progress {
+            value::encode(Kind::Progress, epoch, Seq(number), payload, &mut packed);
+        }
+        let (mut start, mut blobs) = (0, false);
+        for (at, record) in records.iter().enumerate() {
+            if !value::encode(
+                Kind::Record,
+                epoch,
+                record.seq,
+                &record.payload,
+                &mut packed,
+            ) {
+                return Err(fault(
+                    "too-large",
+                    "a record is larger than the store accepts",
+                ));
+            }
+            let next = records
+                .get(at + 1)
+                .map(|next| next.payload.len() + HEADER_BYTES);
+            if next.is_none_or(|next| packed.len() + next > ENTRY_BYTES_MAX) {
+                blobs |= packed.len() > INLINE_BYTES_MAX;
+                self.insert(&records[start..=at], std::mem::take(&mut packed))?;
+                start = at + 1;
+            }
+        }
+        let database = &self.database;
+        guarded(|| database.flush())?;
+        self.sync(blobs).map_err(|error| io_fault(&error))?;
+        for record in records {
+            self.seqs.insert(record.seq.0, record.seq.0);
+            self.bytes = self.bytes.saturating_add(weight(record.payload.len()));
+        }
+        Ok(())
+    }
+
+    /// Puts one entry into sled, sorted by when it came.
+    fn insert(&mut self, records: &[&StoredRecord], packed: Vec<u8>) -> Result<(), StoreFault> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return Ok(());
+        };
+        if self.trees.is_empty() || self.tree_bytes + packed.len() > TREE_BYTES {
+            let name = u32::try_from(self.trees.len()).unwrap_or(u32::MAX);
+            let database = &self.database;
+            let tree = guarded(|| database.open_tree(name.to_be_bytes()))?;
+            self.trees.push(tree);
+            self.tree_bytes = 0;
+        }
+        self.tree_bytes = self.tree_bytes.saturating_add(packed.len());
+        let tree = self.trees.len() - 1;
+        let key = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        guarded(|| self.trees[tree].insert(key.to_be_bytes(), packed))?;
+        self.entries.push(Entry {
+            first: first.seq.0,
+            last: last.seq.0,
+            tree,
+        });
+        Ok(())
+    }
+
+    fn sync(&self, blobs: bool) -> io::Result<()> {
+        self.data.sync_data()?;
+        if blobs {
+            for file in data_files(&self.path).into_iter().skip(1) {
+                File::open(file)?.sync_data()?;
+            }
+            sync_directory(&self.path.join("blobs"))?;
+        }
+        Ok(())
+    }
+
+    /// Hands the records from `first` to `last` to `take`, in order, until it says that it is enough.
+    ///
+    /// A record that sled does not show as it was given is no record that was never there: an error `damaged`.
+    pub(super) fn read(
+        &self,
+        first: u64,
+        last: u64,
+        take: &mut impl FnMut(Seq, Arc<[u8]>) -> bool,
+    ) -> Result<(), StoreFault> {
+        let mut next = first;
+        for (number, entry) in self.entries.iter().enumerate() {
+            if entry.last < next || entry.first > last {
+                continue;
+            }
+            let key = u32::try_from(number).unwrap_or(u32::MAX);
+            let packed = guarded(|| self.trees[entry.tree].get(key.to_be_bytes()))?;
+            let packed = packed.ok_or_else(|| fault("damaged", "sled does not show an entry"))?;
+            let mut bytes = &packed[..];
+            while let Some(value) = value::decode(&mut bytes) {
+                let seq = value.seq.0;
+                if value.kind != Kind::Record || seq < next || seq > last {
+                    continue;
+                }
+                if seq != next {
+                    return Err(fault("damaged", "sled does not show a record"));
+                }
+                if !take(value.seq, Arc::from(value.payload)) {
+                    return Ok(());
+                }
+                next = seq.saturating_add(1);
+            }
+            if !bytes.is_empty() {
+                return Err(fault("damaged", "an entry is not as it was given"));
+            }
+        }
+        if next <= last {
+            return Err(fault("damaged", "sled does not show a record"));
+        }
+        Ok(())
+    }
+
+    /// Lets sled go. What was acknowledged is on the medium already.
+    pub(super) fn close(self) -> (Name, PathBuf, Ranges, u64) {
+        let Self {
+            name,
+            path,
+            seqs,
+            bytes,
+            database,
+            data,
+            trees,
+            ..
+        } = self;
+        // sled writes a last time, which a full or failing medium refuses: nothing that counts depends on it.
+        let _ = guarded(move || {
+            drop(trees);
+            drop(database);
+            Ok(())
+        });
+        let _ = data.sync_data();
+        (name, path, seqs, bytes)
+    }
+
+    /// Removes what [`Self::create`] or a first commit left behind.
+    pub(super) fn discard(self) {
+        let (_, path, _, _) = self.close();
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
+#[cfg(test)]
+impl Head {
+    /// What a fault of sled would look like.
+    pub(super) fn lose_an_entry(&self) {
+        let tree = self.trees.last().expect("something was committed");
+        tree.clear().expect("a test may panic");
+    }
+}
+
+/// Bytes that a record is counted with: its payload, its header, and what sled adds to it.
+pub(super) fn weight(payload_bytes: usize) -> u64 {
+    const SLED_BYTES: usize = 16;
+    u64::try_from(payload_bytes.saturating_add(HEADER_BYTES + SLED_BYTES)).unwrap_or(u64::MAX)
+}

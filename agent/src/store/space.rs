@@ -1,0 +1,142 @@
+//! Space: how much the store takes, what makes room, and what is given up when the file system is full.
+//!
+//! Owns: the ballast and the order in which databases are given up. Must not: drop a record that waits without
+//! reporting it, or because others have filled the file system.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+use quorate_core::event::{GoneCause, StoreFault};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::{OnFull, Outbox, chain, guard::fault, guard::io_fault};
+
+const BALLAST: &str = "ballast";
+
+/// The least that `size_bytes_max` can mean: a few of the smallest databases.
+const SIZE_BYTES_MIN: u64 = 1 << 20;
+
+/// What a new database needs to begin with.
+const BEGIN_BYTES: u64 = 256 << 10;
+
+/// Bytes of the ballast in this directory.
+pub(super) fn ballast_bytes(store: &Path) -> u64 {
+    fs::metadata(store.join(BALLAST)).map_or(0, |data| data.len())
+}
+
+fn free_bytes(store: &Path) -> io::Result<u64> {
+    let space = rustix::fs::statvfs(store)?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+impl Outbox {
+    /// Bytes that the store takes on the medium.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let complete = self.databases.iter().map(|database| database.disk_bytes);
+        let head = self.head.as_ref().map(|head| chain::disk_bytes(&head.path));
+        complete
+            .chain(head)
+            .fold(self.ballast_bytes, u64::saturating_add)
+    }
+
+    /// Brings the store below its size, with the new bytes: first what is delivered and only retained, then as
+    /// [`OnFull`] says.
+    pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), StoreFault> {
+        let size_max = self.options.size_bytes_max.max(SIZE_BYTES_MIN);
+        // sled takes up to twice the records where commits are small.
+        let needed = bytes.saturating_mul(2).saturating_add(4_096);
+        while self.disk_bytes().saturating_add(needed) > size_max {
+            if self.drop_retained() {
+                continue;
+            }
+            if self.options.on_full == OnFull::RejectNew {
+                return Err(fault("full", "the outbox has reached its size"));
+            }
+            if self.databases.is_empty() {
+                if self.head.as_ref().is_none_or(|head| head.seqs.is_empty()) {
+                    // A batch that is larger than the store: it is taken, and the next one makes room.
+                    return Ok(());
+                }
+                self.seal_head();
+            }
+            self.drop_oldest()?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the oldest database of which nothing waits.
+    fn drop_retained(&mut self) -> bool {
+        let done = &self.progress.done;
+        let at = self.databases.iter().position(|it| it.pending(done) == 0);
+        at.is_some_and(|at| self.delete(at))
+    }
+
+    /// Gives up the oldest database and reports what waited in it.
+    fn drop_oldest(&mut self) -> Result<(), StoreFault> {
+        let Some(oldest) = self.databases.first() else {
+            return Ok(());
+        };
+        let waited = oldest.seqs.without(&self.progress.done);
+        let path = oldest.path.clone();
+        if !self.delete(0) {
+            return Err(fault(
+                "input-output",
+                &format!("{} cannot be deleted", path.display()),
+            ));
+        }
+        self.report_gone(&waited, GoneCause::Full);
+        self.progress.done.insert_all(&waited);
+        self.progress_is_new = true;
+        Ok(())
+    }
+
+    /// The file system is full: what is only retained goes, and the ballast.
+    pub(super) fn give_up_space(&mut self) {
+        while self.drop_retained() {}
+        if self.ballast_bytes > 0 && fs::remove_file(self.options.path.join(BALLAST)).is_ok() {
+            self.ballast_bytes = 0;
+        }
+    }
+
+    /// Refuses a new database where the file system has no room for it. Once the ballast is given up, its space may be
+    /// used.
+    pub(super) fn check_free_space(&mut self) -> Result<(), StoreFault> {
+        let free = free_bytes(&self.options.path).map_err(|error| io_fault(&error))?;
+        let kept = if self.ballast_bytes > 0 {
+            self.options.free_bytes_min
+        } else {
+            0
+        };
+        if free < kept.saturating_add(BEGIN_BYTES) {
+            return Err(fault(
+                "full",
+                "the file system has no room for a new database",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes the ballast again once there is room for it. Without it the store works all the same.
+    pub(super) fn renew_ballast(&mut self) {
+        let size_max = self.options.size_bytes_max.max(SIZE_BYTES_MIN);
+        let bytes = self.options.ballast_bytes.min(size_max / 16);
+        let path = &self.options.path;
+        let room = bytes
+            .saturating_mul(2)
+            .saturating_add(self.options.free_bytes_min);
+        if bytes == 0 || self.ballast_bytes > 0 || free_bytes(path).unwrap_or(0) < room {
+            return;
+        }
+        let ballast = path.join(BALLAST);
+        let made = File::create(&ballast)
+            .and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, bytes)?));
+        if made.is_ok() {
+            self.ballast_bytes = bytes;
+        } else {
+            let _ = fs::remove_file(&ballast);
+        }
+    }
+}
