@@ -258,6 +258,7 @@ impl<W: Write> Replay<'_, W> {
             | Action::Publish { .. }
             | Action::Forget { .. }
             | Action::Discard { .. }
+            | Action::Settle { .. }
             | Action::Connect
             | Action::Disconnect { .. }
             | Action::StrokeWatchdog => Ok(None),

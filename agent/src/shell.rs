@@ -181,6 +181,9 @@ impl Shell {
             Action::Discard { first, last } => {
                 self.tell_store(store::Command::Discard { first, last }, None, own)
             }
+            Action::Settle { first, last, .. } => {
+                self.tell_store(store::Command::Settle { first, last }, None, own)
+            }
             Action::Connect => self.tell_link(mqtt::Command::Connect, own),
             Action::Publish { batch, records } => {
                 self.tell_link(mqtt::Command::Publish { batch, records }, own)
@@ -209,7 +212,7 @@ impl Shell {
                 fault,
             }),
             (store::Command::Load { .. }, None) => own.push_back(Event::LoadFailed { fault }),
-            // A deletion that is lost means repeats after a restart, which receivers drop.
+            // A deletion that is lost means repeats after a restart, which receivers drop; so does a note that stays.
             _ => tracing::warn!(cause, "the store did not take a deletion"),
         }
     }

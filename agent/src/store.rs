@@ -65,9 +65,6 @@ const DATABASE_RECORDS_MAX: u64 = 32_768;
 /// Gaps in its sequence that one database takes at most.
 const DATABASE_PARTS_MAX: usize = 1_024;
 
-/// Commits after which whoever was told that records are gone has had time to store that fact.
-const COMMITS_UNTIL_TOLD: u32 = 3;
-
 /// What happens to new records while the store is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFull {
@@ -157,10 +154,8 @@ pub struct Outbox {
     unseen: RefCell<Ranges>,
     damaged: RefCell<Ranges>,
     gone: Vec<Gone>,
-    /// Named as gone so lately that the name may not be durable: not written down as done yet.
+    /// Gone, and not known to the receiver yet: not written down as done, so that the next opening names it again.
     owed: Ranges,
-    /// Commits since the last of them was named.
-    commits_since_told: u32,
     ballast_bytes: u64,
     /// Held for as long as the store is.
     _lock: File,
@@ -235,22 +230,8 @@ impl Outbox {
         for record in fresh.iter().filter(|record| record.seq.0 <= through) {
             self.unseen.get_mut().insert(record.seq.0, record.seq.0);
         }
-        self.settle_owed();
         self.note_progress(false);
         Ok(())
-    }
-
-    /// What was named as gone is done once the name had time to become durable: a power cut may repeat a name, not
-    /// swallow it.
-    fn settle_owed(&mut self) {
-        if self.owed.is_empty() || !self.gone.is_empty() {
-            return;
-        }
-        self.commits_since_told = self.commits_since_told.saturating_add(1);
-        if self.commits_since_told >= COMMITS_UNTIL_TOLD {
-            self.owed = Ranges::default();
-            self.progress_is_new = true;
-        }
     }
 
     /// Whether the store has this record and it is not done.

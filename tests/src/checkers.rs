@@ -111,6 +111,8 @@ pub struct Life {
     pub refused: bool,
     /// The agent gave it up.
     pub discarded: bool,
+    /// The medium dropped it to make room.
+    pub dropped: bool,
     /// An event that reached the broker names it as gone.
     pub named_gone: bool,
     /// When it became durable first, in milliseconds of the world.

@@ -13,9 +13,8 @@ use alloc::{string::String, vec::Vec};
 use crate::{
     config::{Config, Recovered},
     device::Devices,
-    event::{
-        AckOutcome, Action, Event, GoneCause, InferenceFault, ProbeFault, StoredRecord, Worker,
-    },
+    event::{AckOutcome, Action, Event, InferenceFault, ProbeFault, StoredRecord, Worker},
+    gone::{Gone, Loss},
     health::Counters,
     infer::{Model, Step},
     link::Link,
@@ -44,6 +43,7 @@ pub struct Agent {
     quantities: Vec<Quantity>,
     models: Vec<Model>,
     outbox: Outbox,
+    gone: Gone,
     link: Option<Link>,
     vitals: Vitals,
     polled_since: Option<Mono>,
@@ -77,6 +77,7 @@ impl Agent {
                 .collect(),
             models: config.models.iter().enumerate().map(model).collect(),
             outbox: Outbox::new(config.outbox.clone(), recovered.seq_next, now),
+            gone: Gone::default(),
             link: config.link.map(|link| Link::new(link, now)),
             vitals: Vitals::new(config.vitals, now),
             polled_since: None,
@@ -123,8 +124,8 @@ impl Agent {
                 outcome,
             } => self.take_inference(now, model, tick, outcome, actions),
             Event::Stored { first, last } => {
-                self.counters.records_stored += self.outbox.stored(now, first, last, actions);
-                self.tell_lost(now, actions);
+                self.counters.records_stored += self.outbox.stored(now, first, last);
+                self.note_lost();
             }
             Event::StoreFailed { first, last, fault } => {
                 self.counters.store_faults += 1;
@@ -145,9 +146,12 @@ impl Agent {
                 last,
                 count,
                 cause,
-            } => {
-                self.tell_gone(now, (first, last, count), cause, actions);
-            }
+            } => self.note_gone(Loss {
+                first,
+                last,
+                count,
+                cause,
+            }),
             Event::LinkUp {
                 packet_bytes_max,
                 inflight_max,
@@ -165,6 +169,7 @@ impl Agent {
                 actions,
             ),
         }
+        self.tell_gone(now, actions);
         self.advance(now, actions);
     }
 
@@ -416,22 +421,16 @@ impl Agent {
     ) {
         match self.outbox.acked(now, batch, outcome, actions) {
             Settled::Unknown => {}
-            Settled::Delivered(count) => {
+            Settled::Delivered(first, last, count) => {
                 self.counters.records_acked += count;
+                self.gone.delivered(first, last, actions);
                 if let Some(link) = &mut self.link {
                     link.delivered();
                 }
             }
             Settled::Unheard => self.counters.no_subscribers += 1,
             Settled::Refused(_) => self.counters.link_faults += 1,
-            Settled::GivenUp(seq, _) => {
-                let told = self.outbox.seq_next();
-                self.tell_gone(now, (seq, seq, 1), GoneCause::Refused, actions);
-                // Where the event found no room, the record stays: it goes again with the next connection.
-                if self.outbox.seq_next() != told {
-                    self.outbox.discard_after(told, seq);
-                }
-            }
+            Settled::GivenUp => {}
         }
     }
 

@@ -66,7 +66,8 @@ pub enum Event {
     },
     /// How full the store is; sent after commits and deletions.
     StoreReport(StoreReport),
-    /// Records that the store has dropped or lost for good, whatever the cause; never silent.
+    /// Records that the store has dropped or lost for good, whatever the cause; never silent. The store has noted it on
+    /// the medium in one with the loss, and tells it again after every start until [`Action::Settle`].
     RecordsGone {
         /// Lowest sequence number that is gone.
         first: Seq,
@@ -284,12 +285,22 @@ pub enum Action {
         /// Highest sequence number.
         last: Seq,
     },
-    /// Delete every record from `first` to `last`: they can never be delivered. Counted and named by an event record.
+    /// Delete every record from `first` to `last`: they can never be delivered. In one with the deletion the store notes
+    /// the loss; answered by [`Event::RecordsGone`].
     Discard {
         /// Lowest sequence number.
         first: Seq,
         /// Highest sequence number.
         last: Seq,
+    },
+    /// The receiver knows that these are gone: the store may forget its notes of that cause within the range.
+    Settle {
+        /// Lowest sequence number.
+        first: Seq,
+        /// Highest sequence number.
+        last: Seq,
+        /// As in [`Event::RecordsGone`].
+        cause: GoneCause,
     },
     /// Make a new connection; answered by [`Event::LinkUp`] or [`Event::LinkDown`].
     Connect,

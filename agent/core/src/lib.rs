@@ -15,6 +15,7 @@ mod breaker;
 pub mod config;
 mod device;
 pub mod event;
+mod gone;
 pub mod health;
 mod infer;
 mod link;

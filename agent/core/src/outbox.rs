@@ -48,14 +48,14 @@ struct Flight {
 pub(crate) enum Settled {
     /// It answers nothing that is in flight.
     Unknown,
-    /// So many records are delivered.
-    Delivered(u64),
+    /// Records of this range, so many, are delivered.
+    Delivered(Seq, Seq, u64),
     /// Nobody subscribes; the records stay.
     Unheard,
     /// Refused for now; the records stay.
     Refused(u8),
     /// This one record can never be delivered and is given up.
-    GivenUp(Seq, u8),
+    GivenUp,
 }
 
 /// The outbox of the core.
@@ -83,8 +83,6 @@ pub(crate) struct Outbox {
     pub(crate) report: StoreReport,
     /// Records that never became durable: first, last, how many.
     lost: Option<(Seq, Seq, u64)>,
-    /// Records to discard once the event that names them is durable: the event's place, and theirs.
-    discards: Vec<(Seq, Seq)>,
 }
 
 impl Outbox {
@@ -110,7 +108,6 @@ impl Outbox {
             disconnecting: false,
             report: StoreReport::default(),
             lost: None,
-            discards: Vec::new(),
         }
     }
 
@@ -180,29 +177,8 @@ impl Outbox {
         self.seq_next
     }
 
-    /// Deletes `given_up` once the record at `told` is durable: a power cut between the two must not lose it unnamed.
-    pub(crate) fn discard_after(&mut self, told: Seq, given_up: Seq) {
-        self.discards.push((told, given_up));
-    }
-
     /// Records from `first` to `last` are durable. Returns how many this call made so.
-    pub(crate) fn stored(
-        &mut self,
-        now: Mono,
-        first: Seq,
-        last: Seq,
-        actions: &mut Vec<Action>,
-    ) -> u64 {
-        self.discards.retain(|&(told, given_up)| {
-            let durable = (first..=last).contains(&told);
-            if durable {
-                actions.push(Action::Discard {
-                    first: given_up,
-                    last: given_up,
-                });
-            }
-            !durable
-        });
+    pub(crate) fn stored(&mut self, now: Mono, first: Seq, last: Seq) -> u64 {
         let mut count = 0;
         while let Some(seq) = self.storing.range(first..=last).map(|(seq, _)| *seq).next() {
             self.storing.remove(&seq);
@@ -333,21 +309,31 @@ impl Outbox {
                 // Back to full messages one record at a time: a refusal must not slow the rest of the connection.
                 let larger = self.records_max.saturating_add(1);
                 self.records_max = larger.min(self.config.batch_records_max);
-                Settled::Delivered(count)
+                Settled::Delivered(first, last, count)
             }
             AckOutcome::NoSubscribers => {
                 self.paused_until = now.plus_ms(REFUSAL_PAUSE_MS);
                 self.rewind_to(first);
                 Settled::Unheard
             }
-            AckOutcome::Refused { reason } => self.refused(now, flight, reason),
+            AckOutcome::Refused { reason } => self.refused(now, flight, reason, actions),
         }
     }
 
-    fn refused(&mut self, now: Mono, flight: Flight, reason: u8) -> Settled {
+    fn refused(
+        &mut self,
+        now: Mono,
+        flight: Flight,
+        reason: u8,
+        actions: &mut Vec<Action>,
+    ) -> Settled {
         let of_the_payload = matches!(reason, REASON_PACKET_TOO_LARGE | REASON_PAYLOAD_FORMAT);
         if of_the_payload && flight.count == 1 {
-            return Settled::GivenUp(flight.first, reason);
+            actions.push(Action::Discard {
+                first: flight.first,
+                last: flight.last,
+            });
+            return Settled::GivenUp;
         }
         self.rewind_to(flight.first);
         if of_the_payload {
@@ -530,32 +516,17 @@ mod tests {
         loop {
             let (batch, count) = send(&mut outbox, Mono(1_000));
             sizes.push(count);
-            if let Settled::GivenUp(..) = outbox.acked(Mono(1_000), batch, refused, &mut actions) {
+            if let Settled::GivenUp = outbox.acked(Mono(1_000), batch, refused, &mut actions) {
                 break;
             }
         }
         assert_eq!(sizes, vec![100, 50, 25, 12, 6, 3, 1]);
+        let given_up = actions.pop();
+        assert!(matches!(given_up, Some(Action::Discard { first, last }) if first == last));
         for expected in 1..=5 {
             let (batch, count) = send(&mut outbox, Mono(1_000));
             assert_eq!(count, expected);
             outbox.acked(Mono(1_000), batch, AckOutcome::Taken, &mut actions);
         }
-    }
-
-    #[test]
-    fn seed_12_a_record_is_discarded_only_when_its_event_is_durable() {
-        let mut outbox = outbox();
-        let mut actions = Vec::new();
-        outbox.discard_after(Seq(301), Seq(7));
-        outbox.stored(Mono(0), Seq(300), Seq(300), &mut actions);
-        assert_eq!(actions, vec![]);
-        outbox.stored(Mono(0), Seq(301), Seq(302), &mut actions);
-        let discard = Action::Discard {
-            first: Seq(7),
-            last: Seq(7),
-        };
-        assert_eq!(actions, vec![discard]);
-        outbox.stored(Mono(0), Seq(301), Seq(302), &mut actions);
-        assert_eq!(actions.len(), 1, "once");
     }
 }

@@ -293,7 +293,6 @@ impl Outbox {
     /// Names records that are gone, one range after another.
     pub(super) fn report_gone(&mut self, seqs: &Ranges, cause: GoneCause) {
         self.owed.insert_all(seqs);
-        self.commits_since_told = 0;
         for (first, last) in seqs.parts() {
             self.gone.push(Gone {
                 first: Seq(*first),
@@ -319,6 +318,36 @@ impl Outbox {
         Ok(self.settle(&range))
     }
 
+    /// Gives up records that can never be delivered and names them; see [`Self::take_gone`].
+    pub fn discard(&mut self, first: Seq, last: Seq) {
+        let last = last.0.min(self.progress.seq_next.saturating_sub(1));
+        if first.0 > last {
+            return;
+        }
+        let mut waiting = Ranges::default();
+        for seqs in self.held() {
+            waiting.insert_all(&seqs.within(first.0, last).without(&self.progress.done));
+        }
+        if !waiting.is_empty() {
+            self.report_gone(&waiting, GoneCause::Refused);
+            self.settle(&waiting);
+        }
+    }
+
+    /// The receiver knows that these are gone: no opening names them again.
+    pub fn acknowledge_loss(&mut self, first: Seq, last: Seq) {
+        self.owed.remove(first.0, last.0);
+        self.progress_is_new = true;
+        self.note_progress(false);
+    }
+
+    /// What every database holds.
+    fn held(&self) -> impl Iterator<Item = &Ranges> {
+        let head = self.head.as_ref().map(|head| &head.seqs);
+        let complete = self.databases.iter().map(|database| &database.seqs);
+        complete.chain(head)
+    }
+
     /// Marks records as done, deletes the databases that are, and returns how many records waited until now.
     pub(super) fn settle(&mut self, range: &Ranges) -> u64 {
         let before = self.waiting_within(range);
@@ -337,9 +366,7 @@ impl Outbox {
         let (Some(first), Some(last)) = (range.first(), range.last()) else {
             return 0;
         };
-        let head = self.head.as_ref().map(|head| &head.seqs);
-        let complete = self.databases.iter().map(|database| &database.seqs);
-        let touched = complete.chain(head).filter(|seqs| {
+        let touched = self.held().filter(|seqs| {
             seqs.first().is_some_and(|it| it <= last) && seqs.last().is_some_and(|it| it >= first)
         });
         touched

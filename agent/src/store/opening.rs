@@ -81,7 +81,6 @@ fn open_with(options: &Options) -> io::Result<Opened> {
         damaged: RefCell::default(),
         gone: Vec::new(),
         owed: account.owed,
-        commits_since_told: 0,
         ballast_bytes: space::ballast_bytes(path),
         _lock: held,
     };

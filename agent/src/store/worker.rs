@@ -49,6 +49,13 @@ pub enum Command {
         /// Highest sequence number.
         last: Seq,
     },
+    /// Forget the notes of these losses: the receiver knows.
+    Settle {
+        /// Lowest sequence number.
+        first: Seq,
+        /// Highest sequence number.
+        last: Seq,
+    },
     /// Commit what waits, close and end.
     Close,
 }
@@ -128,11 +135,18 @@ impl Keeper {
                 }) => {
                     self.load(after, through, records_max, bytes_max)?;
                 }
-                Ok(Command::Forget { first, last } | Command::Discard { first, last }) => {
+                Ok(Command::Forget { first, last }) => {
                     // A deletion that fails means repeats after a restart, which receivers drop.
                     let _ = self.outbox.forget(first, last);
                     self.tell(Event::StoreReport(self.outbox.report()))?;
                 }
+                Ok(Command::Discard { first, last }) => {
+                    // One that fails is refused by the broker again, and discarded again.
+                    self.outbox.discard(first, last);
+                    self.tell_gone()?;
+                    self.tell(Event::StoreReport(self.outbox.report()))?;
+                }
+                Ok(Command::Settle { first, last }) => self.outbox.acknowledge_loss(first, last),
                 Err(RecvTimeoutError::Timeout) => self.commit()?,
                 Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }

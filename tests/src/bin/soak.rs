@@ -64,6 +64,7 @@ fn add(total: &mut Outcome, one: &Outcome) {
     total.taken += one.taken;
     total.repeats += one.repeats;
     total.discarded += one.discarded;
+    total.dropped += one.dropped;
     total.votes_judged += one.votes_judged;
 }
 
@@ -71,7 +72,7 @@ fn report(seeds: u64, total: &Outcome, spent: Duration) -> String {
     let spent_ms = u64::try_from(spent.as_millis()).unwrap_or(u64::MAX).max(1);
     format!(
         "{seeds} seeds, {} device-hours, {} events, {} actions, {} power cuts, {} watchdog restarts, \
-         {} records taken, {} of them again, {} discarded, {} votes judged, {} s, {} times real time",
+         {} records taken, {} of them again, {} discarded, {} dropped, {} votes judged, {} s, {} times real time",
         total.device_ms / HOUR_MS,
         total.events,
         total.actions,
@@ -80,6 +81,7 @@ fn report(seeds: u64, total: &Outcome, spent: Duration) -> String {
         total.taken,
         total.repeats,
         total.discarded,
+        total.dropped,
         total.votes_judged,
         spent_ms / 1000,
         total.device_ms / spent_ms,

@@ -6,15 +6,28 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use quorate_core::{event::StoredRecord, units::Seq};
+use quorate_core::{
+    event::{GoneCause, StoredRecord},
+    units::Seq,
+};
 
 use super::sabotage::Sabotage;
 
-/// One entry of the log.
+/// Records that make room at once.
+const ROOM_RECORDS: usize = 50;
+
+/// A note of what is gone: its range, how many, why.
+pub(crate) type Note = (Seq, Seq, u64, GoneCause);
+
+/// One entry of the log; each is on the medium as a whole or not at all.
 #[derive(Clone, Debug)]
 enum Entry {
-    Put(Vec<StoredRecord>),
+    /// Records, and the room that was made for them.
+    Put(Vec<StoredRecord>, Option<Note>),
     Delete(Seq, Seq),
+    /// A deletion that must be known.
+    Discard(Note),
+    Settle(Seq, Seq, GoneCause),
 }
 
 /// What one commit did.
@@ -24,12 +37,18 @@ pub(crate) struct Commit {
     pub(crate) runs: Vec<(Seq, Seq)>,
     /// Records that are durable now and may not have been before.
     pub(crate) durable: Vec<StoredRecord>,
+    /// What made room for them.
+    pub(crate) gone: Option<Note>,
 }
 
 /// The medium.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     durable: BTreeMap<Seq, StoredRecord>,
+    /// Losses that nobody has settled yet.
+    notes: Vec<Note>,
+    /// Most records that it holds.
+    records_max: usize,
     /// What a read sees.
     live: BTreeMap<Seq, StoredRecord>,
     seq_next: Seq,
@@ -40,9 +59,10 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(records_max: usize) -> Self {
         Self {
             seq_next: Seq(1),
+            records_max,
             ..Self::default()
         }
     }
@@ -54,17 +74,53 @@ impl Disk {
     }
 
     pub(crate) fn delete(&mut self, first: Seq, last: Seq) {
-        while let Some(seq) = self.live.range(first..=last).map(|(seq, _)| *seq).next() {
-            self.live.remove(&seq);
-        }
+        remove(&mut self.live, first, last);
         self.log.push(Entry::Delete(first, last));
+    }
+
+    /// Deletes and notes it; the note, where there was anything.
+    pub(crate) fn discard(&mut self, first: Seq, last: Seq) -> Option<Note> {
+        let count = remove(&mut self.live, first, last);
+        let note = (first, last, count, GoneCause::Refused);
+        (count > 0).then(|| self.log.push(Entry::Discard(note)))?;
+        Some(note)
+    }
+
+    pub(crate) fn settle(&mut self, first: Seq, last: Seq, cause: GoneCause) {
+        self.log.push(Entry::Settle(first, last, cause));
+    }
+
+    /// What has not been settled.
+    pub(crate) fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     /// What waits goes into the log.
     pub(crate) fn begin(&mut self) {
         self.committing = std::mem::take(&mut self.waiting);
         self.committing.sort_by_key(|record| record.seq);
-        self.log.push(Entry::Put(self.committing.clone()));
+        let room = self.make_room();
+        self.log.push(Entry::Put(self.committing.clone(), room));
+    }
+
+    /// The oldest that must go for the records of this commit.
+    fn make_room(&self) -> Option<Note> {
+        let new = self
+            .committing
+            .iter()
+            .filter(|record| !self.live.contains_key(&record.seq));
+        let excess = (self.live.len() + new.count()).saturating_sub(self.records_max);
+        // As the real store, which drops a whole part at a time.
+        let excess = excess.next_multiple_of(ROOM_RECORDS);
+        let lowest = self.committing.first()?.seq;
+        let oldest: Vec<_> = self
+            .live
+            .range(..lowest)
+            .take(excess)
+            .map(|(seq, _)| *seq)
+            .collect();
+        let count = u64::try_from(oldest.len()).unwrap_or(u64::MAX);
+        Some((*oldest.first()?, *oldest.last()?, count, GoneCause::Full))
     }
 
     /// The sync came back. On failure the records are dropped from the log, or `arrives` all the same.
@@ -75,11 +131,19 @@ impl Disk {
             .filter_map(|run| Some((run.first()?.seq, run.last()?.seq)))
             .collect();
         if fails && !arrives {
-            self.log.retain(|entry| matches!(entry, Entry::Delete(..)));
+            self.log.retain(|entry| !matches!(entry, Entry::Put(..)));
             return Commit {
                 runs,
-                durable: Vec::new(),
+                ..Commit::default()
             };
+        }
+        let room = |entry: &Entry| match entry {
+            Entry::Put(_, room) => *room,
+            _ => None,
+        };
+        let gone = self.log.iter().find_map(room);
+        if let Some((first, last, ..)) = gone {
+            remove(&mut self.live, first, last);
         }
         for record in &records {
             self.live.insert(record.seq, record.clone());
@@ -87,7 +151,7 @@ impl Disk {
         if sabotage == Sabotage::LyingDisk {
             return Commit {
                 runs,
-                durable: Vec::new(),
+                ..Commit::default()
             };
         }
         for entry in std::mem::take(&mut self.log) {
@@ -99,25 +163,38 @@ impl Disk {
             self.durable.remove(&lost.seq);
             self.live.remove(&lost.seq);
         }
+        if sabotage == Sabotage::ForgetsNotes {
+            self.notes.clear();
+        }
         Commit {
             runs,
             durable: records,
+            gone,
         }
     }
 
     fn apply(&mut self, entry: Entry) {
         match entry {
-            Entry::Put(records) => {
+            Entry::Put(records, room) => {
+                if let Some(note) = room {
+                    remove(&mut self.durable, note.0, note.1);
+                    self.notes.push(note);
+                }
                 for record in records {
                     self.seq_next = self.seq_next.max(record.seq.next());
                     self.durable.insert(record.seq, record);
                 }
             }
             Entry::Delete(first, last) => {
-                while let Some(seq) = self.durable.range(first..=last).map(|(seq, _)| *seq).next() {
-                    self.durable.remove(&seq);
-                }
+                remove(&mut self.durable, first, last);
             }
+            Entry::Discard(note) => {
+                remove(&mut self.durable, note.0, note.1);
+                self.notes.push(note);
+            }
+            Entry::Settle(first, last, cause) => self
+                .notes
+                .retain(|note| note.3 != cause || note.0 < first || note.1 > last),
         }
     }
 
@@ -128,7 +205,7 @@ impl Disk {
         log.truncate(random.usize(0..=log.len()));
         let mut found = Vec::new();
         for entry in log {
-            if let Entry::Put(records) = &entry {
+            if let Entry::Put(records, _) = &entry {
                 found.extend(records.iter().cloned());
             }
             self.apply(entry);
@@ -193,4 +270,14 @@ impl Disk {
     pub(crate) fn pending(&self) -> u64 {
         u64::try_from(self.live.len()).unwrap_or(u64::MAX)
     }
+}
+
+/// Removes a range and returns how many there were.
+fn remove(records: &mut BTreeMap<Seq, StoredRecord>, first: Seq, last: Seq) -> u64 {
+    let mut count = 0;
+    while let Some(seq) = records.range(first..=last).map(|(seq, _)| *seq).next() {
+        records.remove(&seq);
+        count += 1;
+    }
+    count
 }

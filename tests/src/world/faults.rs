@@ -101,6 +101,7 @@ pub(crate) struct Mix {
     pub(crate) commit_slow: u32,
     pub(crate) commit_hangs_ppm: u32,
     pub(crate) disk_full: Option<Window>,
+    pub(crate) records_max: usize,
     pub(crate) load_fails: u32,
     pub(crate) outage: Option<Window>,
     pub(crate) link_life_ms: u64,
@@ -141,6 +142,7 @@ impl Mix {
             commit_slow: one_of(random, &[0, 10, 200]),
             commit_hangs_ppm: one_of(random, &[0, 0, 100, 500]),
             disk_full: window(random, 400, 1_800_000, full_ms),
+            records_max: [1_000_000, 1_000_000, 1_500, 300][random.usize(0..4)],
             load_fails: one_of(random, &[0, 20, 200]),
             outage: window(random, 600, 1_200_000, 900_000),
             link_life_ms: u64::from(one_of(
@@ -188,6 +190,7 @@ impl Mix {
             commit_slow: 0,
             commit_hangs_ppm: 0,
             disk_full: None,
+            records_max: self.records_max,
             load_fails: 0,
             outage: None,
             link_life_ms: 0,

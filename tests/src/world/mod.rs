@@ -97,6 +97,8 @@ pub struct Outcome {
     pub taken: u64,
     /// Records that the broker took again.
     pub repeats: u64,
+    /// Records that made room for others.
+    pub dropped: u64,
     /// Records given up because the broker refuses them for ever.
     pub discarded: u64,
     /// Votes compared with the truth.
@@ -254,8 +256,12 @@ impl World {
         if options.sabotage == Sabotage::SilentDiscard {
             mix.poison_every = 400;
         }
+        if options.sabotage == Sabotage::ForgetsNotes {
+            mix.records_max = 200;
+        }
         Self {
             single: mix.bad_sensors.iter().map(|bad| bad.len() <= 1).collect(),
+            disk: Disk::new(mix.records_max),
             mix,
             random,
             config: plant::config(quantities),
@@ -267,7 +273,6 @@ impl World {
             frozen_until_ms: 0,
             wake_late_ms: 0,
             ticks_at_once: 0,
-            disk: Disk::new(),
             network: Network::default(),
             watch: Watch::new(START_MS),
             period: Period::new(START_MS, Mono(0), Seq(1), quantities),
@@ -499,6 +504,10 @@ impl World {
         self.watch = Watch::new(self.now_ms);
         self.wall_sync_ms = self.random.u64(5_000..=400_000);
         self.agent = Some(Agent::recover(self.config.clone(), recovered, started));
+        for note in self.disk.notes().to_vec() {
+            self.note_dropped(note);
+            self.tell_gone(note);
+        }
         self.read_wall()
     }
 

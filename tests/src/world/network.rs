@@ -221,11 +221,11 @@ impl World {
         else {
             return;
         };
-        let refused = body["reason"] == "refused";
+        let (refused, full) = (body["reason"] == "refused", body["reason"] == "full");
         for seq in first..=last {
             let life: &mut Life = self.life(Seq(seq));
             // What was never stored must not be on the medium, so naming it excuses nothing there.
-            life.named_gone |= refused && life.discarded;
+            life.named_gone |= (refused && life.discarded) || (full && life.dropped);
         }
     }
 

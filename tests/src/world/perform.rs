@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use quorate_core::{
-    event::{Action, Event, InferenceFault, StoreFault, StoreReport, StoredRecord, Worker},
+    event::{
+        Action, Event, GoneCause, InferenceFault, StoreFault, StoreReport, StoredRecord, Worker,
+    },
     record::{self, Body, Occurrence, Record},
-    units::{BatchId, ModelId, Mono, SensorId, WallAnchor},
+    units::{BatchId, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
 
-use super::{Pending, World, faults::chance, plant, sabotage::Sabotage};
+use super::{Pending, World, disk::Note, faults::chance, plant, sabotage::Sabotage};
 use crate::checkers::{self, Check};
 
 /// 2026-11-24T00:00:00Z.
@@ -61,9 +63,12 @@ impl World {
                     checkers::refused_before_discard(seq, life)?;
                     life.discarded = true;
                 }
-                self.disk.delete(first, last);
+                if let Some(note) = self.disk.discard(first, last) {
+                    self.tell_gone(note);
+                }
                 self.outcome.discarded += 1;
             }
+            Action::Settle { first, last, cause } => self.disk.settle(first, last, cause),
             Action::Connect => self.connect(),
             Action::Disconnect { .. } => self.disconnect(),
             Action::StrokeWatchdog => {
@@ -72,6 +77,22 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn note_dropped(&mut self, (first, last, _, cause): Note) {
+        for seq in first.0..=last.0 {
+            self.life(Seq(seq)).dropped |= cause == GoneCause::Full;
+        }
+    }
+
+    pub(crate) fn tell_gone(&mut self, (first, last, count, cause): Note) {
+        let event = Event::RecordsGone {
+            first,
+            last,
+            count,
+            cause,
+        };
+        self.tell_later(0, event);
     }
 
     fn forget(&mut self, first: quorate_core::units::Seq, last: quorate_core::units::Seq) -> Check {
@@ -203,6 +224,11 @@ impl World {
                 Event::Stored { first, last }
             };
             self.tell_later(0, event);
+        }
+        if let Some(note) = commit.gone {
+            self.outcome.dropped += note.2;
+            self.note_dropped(note);
+            self.tell_gone(note);
         }
         let report = StoreReport {
             pending: self.disk.pending(),

@@ -19,6 +19,8 @@ pub enum Sabotage {
     DropsSilently,
     /// Records are given up and nobody tells.
     SilentDiscard,
+    /// The medium makes room for new records and forgets what it dropped.
+    ForgetsNotes,
     /// Deletions are ignored.
     KeepsDelivered,
     /// A voted value is changed before it is stored.
@@ -39,13 +41,14 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// Every kind with the checker that must catch it.
-    pub const ALL: [(Self, Checker); 14] = [
+    pub const ALL: [(Self, Checker); 15] = [
         (Self::PublishBeforeStore, Checker::DurableBeforePublish),
         (Self::LyingDisk, Checker::DurableBeforePublish),
         (Self::ForgetBeforeAck, Checker::TakenBeforeForget),
         (Self::SeqFromMaxKey, Checker::OneNameOnePayload),
         (Self::DropsSilently, Checker::EveryRecordArrives),
         (Self::SilentDiscard, Checker::EveryRecordArrives),
+        (Self::ForgetsNotes, Checker::EveryRecordArrives),
         (Self::KeepsDelivered, Checker::BacklogDrains),
         (Self::TwistedVote, Checker::VoteNearTruth),
         (Self::RepeatedTick, Checker::EveryTickOnce),

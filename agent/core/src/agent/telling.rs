@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 use super::Agent;
 use crate::{
     event::{Action, GoneCause, InferenceFault},
+    gone::Loss,
     infer::State,
     record::{Body, Occurrence, Stamp},
-    units::{Mono, Seq},
+    units::Mono,
 };
 
 impl Agent {
@@ -37,33 +38,45 @@ impl Agent {
         self.tell(now, occurrence, actions);
     }
 
-    pub(super) fn tell_lost(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        if let Some(lost) = self.outbox.take_lost() {
-            self.tell_gone(now, lost, GoneCause::NotStored, actions);
+    /// What never became durable, once the store works again.
+    pub(super) fn note_lost(&mut self) {
+        if let Some((first, last, count)) = self.outbox.take_lost() {
+            self.note_gone(Loss {
+                first,
+                last,
+                count,
+                cause: GoneCause::NotStored,
+            });
         }
     }
 
-    pub(super) fn tell_gone(
-        &mut self,
-        now: Mono,
-        records: (Seq, Seq, u64),
-        cause: GoneCause,
-        actions: &mut Vec<Action>,
-    ) {
-        let index = match cause {
+    pub(super) fn note_gone(&mut self, loss: Loss) {
+        let index = match loss.cause {
             GoneCause::Full => 0,
             GoneCause::Damaged => 1,
             GoneCause::NotStored => 2,
             GoneCause::Refused => 3,
         };
-        self.counters.records_gone[index] += records.2;
-        let occurrence = Occurrence {
-            what: "records-gone",
-            reason: Some(cause.as_str()),
-            records: Some(records),
-            ..Occurrence::default()
-        };
-        self.tell(now, occurrence, actions);
+        self.counters.records_gone[index] += loss.count;
+        self.gone.add(loss);
+    }
+
+    /// Names every loss that no record names, as far as there is room for such records.
+    pub(super) fn tell_gone(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        while let Some(loss) = self.gone.untold() {
+            let seq = self.outbox.seq_next();
+            let occurrence = Occurrence {
+                what: "records-gone",
+                reason: Some(loss.cause.as_str()),
+                records: Some((loss.first, loss.last, loss.count)),
+                ..Occurrence::default()
+            };
+            self.tell(now, occurrence, actions);
+            if self.outbox.seq_next() == seq {
+                return;
+            }
+            self.gone.told(seq);
+        }
     }
 
     pub(super) fn tell(&mut self, at: Mono, occurrence: Occurrence, actions: &mut Vec<Action>) {

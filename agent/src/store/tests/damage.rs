@@ -78,7 +78,10 @@ fn survives(damaged: &Path, waiting: &BTreeSet<u64>, what: &str) -> usize {
         "{what}: {:?}",
         opened.seq_next
     );
-    // It goes on, and knows the same when it is opened again.
+    // It goes on, and knows the same when it is opened again, once the receiver knows what is gone.
+    if let (Some(first), Some(last)) = (named.first(), named.last()) {
+        opened.outbox.acknowledge_loss(Seq(*first), Seq(*last));
+    }
     for next in (opened.seq_next.0..).take(3) {
         opened.outbox.append(&records(next..=next)).unwrap();
     }

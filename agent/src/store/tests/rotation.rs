@@ -92,7 +92,7 @@ fn the_oldest_make_room() {
 }
 
 #[test]
-fn what_made_room_is_named_again_after_a_kill_until_the_name_can_be_durable() {
+fn what_made_room_is_named_again_after_a_kill_until_the_receiver_knows() {
     let root = tempfile::tempdir().unwrap();
     let options = small(&root.path().join("outbox"));
     let mut opened = open(&options).unwrap();
@@ -111,11 +111,36 @@ fn what_made_room_is_named_again_after_a_kill_until_the_name_can_be_durable() {
         opened.findings.iter().filter_map(|it| it.event()).count()
     };
     assert_eq!((gone.len(), findings("at-once")), (1, 1));
-    for _ in 0..3 {
+    for _ in 0..10 {
         opened.outbox.append(&records(seq + 1..=seq + 1)).unwrap();
         seq += 1;
     }
-    assert_eq!(findings("later"), 0);
+    assert_eq!(findings("still"), 1);
+    let (first, last) = (gone[0].first, gone[0].last);
+    opened.outbox.acknowledge_loss(first, last);
+    assert_eq!(findings("known"), 0);
+}
+
+#[test]
+fn a_refused_record_is_given_up_by_name() {
+    let root = tempfile::tempdir().unwrap();
+    let options = small(&root.path().join("outbox"));
+    let mut opened = open(&options).unwrap();
+    opened.outbox.append(&records(1..=9)).unwrap();
+    opened.outbox.discard(Seq(4), Seq(4));
+    let gone = opened.outbox.take_gone();
+    let told: Vec<_> = gone
+        .iter()
+        .map(|it| (it.first, it.count, it.cause))
+        .collect();
+    assert_eq!(told, [(Seq(4), 1, GoneCause::Refused)]);
+    assert_eq!(all(&opened).len(), 8);
+    opened.outbox.discard(Seq(4), Seq(4));
+    assert_eq!(opened.outbox.take_gone(), [], "only once");
+    opened.outbox.acknowledge_loss(Seq(4), Seq(4));
+    opened.outbox.close().unwrap();
+    let again = open(&options).unwrap();
+    assert_eq!((all(&again).len(), again.findings), (8, vec![]));
 }
 
 #[test]
