@@ -10,6 +10,7 @@ mod commission;
 mod fuse;
 mod monitor;
 mod pair;
+mod path;
 mod probation;
 mod statistics;
 mod stuck;
