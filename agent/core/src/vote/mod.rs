@@ -14,6 +14,7 @@ mod majority;
 mod method;
 mod monitor;
 mod pair;
+mod path;
 mod probation;
 mod statistics;
 mod stuck;

@@ -15,8 +15,6 @@ pub(super) const FAST_GAIN: f64 = 1.0 / 8.0;
 pub(super) const SLOW_GAIN: f64 = 1.0 / 64.0;
 /// The charts trip beyond this many of their own standard deviations (prototype).
 pub(super) const CHART_DEVIATIONS: f64 = 4.5;
-/// The fast chart never trips within this many standard deviations of the channel (prototype).
-pub(super) const FAST_DEAD_ZONE: f64 = 3.5;
 /// The slow chart never trips within this many standard deviations of the channel (prototype).
 pub(super) const SLOW_DEAD_ZONE: f64 = 3.0;
 /// A residual enters the charts limited to this many standard deviations (prototype).

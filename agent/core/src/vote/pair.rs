@@ -7,10 +7,8 @@ use super::Reason;
 use super::channel::{
     Channel, NOISE_SAMPLES, Standing, WANDER_SAMPLES, WANDER_SAMPLES_MIN, wander_growth_max,
 };
-use super::monitor::{
-    CHART_DEVIATIONS, CHART_RESIDUAL_MAX, FAST_DEAD_ZONE, FAST_GAIN, GROSS_DEVIATIONS,
-    SLOW_DEAD_ZONE, SLOW_GAIN, mean_variance_share,
-};
+use super::monitor::{CHART_RESIDUAL_MAX, FAST_GAIN, GROSS_DEVIATIONS, SLOW_GAIN};
+use super::path::Path;
 use super::statistics::{beyond, limited, limited_by_variance, log_likelihood, root, square};
 use super::voter::{Tick, Voter};
 
@@ -18,12 +16,30 @@ use super::voter::{Tick, Voter};
 const AGREEING_DEVIATIONS: f64 = 3.0;
 /// The balance of blame never exceeds this, so that later evidence can turn it (prototype).
 const BALANCE_MAX: f64 = 12.0;
-/// A channel is isolated when the balance exceeds this: odds of about 55 to 1 (prototype).
-const BALANCE_BLAME: f64 = 4.0;
+/// A channel is isolated when the balance exceeds this: odds of 20 to 1.
+const BALANCE_BLAME: f64 = 3.0;
 /// Disagreeing ticks before anyone is blamed (prototype).
 const DISAGREEMENT_MIN: f64 = 4.0;
 /// A step of the difference beyond this many standard deviations is a jump (prototype).
 const JUMP_DEVIATIONS: f64 = 3.0;
+/// Standard deviations of the difference's noise that count as nothing.
+const TOLERANCE_NOISE_DEVIATIONS: f64 = 2.0;
+/// Standard deviations of its wander that count as nothing.
+const TOLERANCE_WANDER_DEVIATIONS: f64 = 3.5;
+/// What one sample may add to the evidence that the two have parted.
+const EVIDENCE_SAMPLE_MAX: f64 = 2.4;
+/// Evidence beyond which they have parted.
+const EVIDENCE_APART: f64 = 4.8;
+/// Evidence that is kept, so that they can come together again.
+const EVIDENCE_MAX: f64 = 10.0;
+/// Ticks for which the path waits for the outcome of a parting.
+const WAIT_TICKS: u32 = 8;
+/// Most blame for one jump: what the forecasts do not know of is not that unlikely.
+const BLAME_JUMP_MAX: f64 = 6.0;
+/// Most blame for leaving where the quantity stays in the long run: not enough to isolate.
+const BLAME_LONG_MAX: f64 = 3.0;
+/// A jump must make up this much of the difference to be charged for it.
+const STEP_SHARE_MIN: f64 = 0.75;
 /// Ticks of agreement after which a past split is forgotten (prototype).
 const AGREEMENT_TICKS: u32 = 8;
 /// Odds at which the likelier culprit's gross sample is left out of the value (prototype).
@@ -42,7 +58,20 @@ pub(super) struct Pair {
     wander: f64,
     fast: f64,
     slow: f64,
-    last_difference: Option<f64>,
+    /// Evidence that the first lies above the second, and below it, beyond what the two have shown.
+    above: f64,
+    below: f64,
+    path: Path,
+    /// Ticks since the two began to part for which the path has waited for the outcome.
+    waited: u32,
+    /// What the path foresaw when the two began to part, and the sums of what they said since, less that.
+    forecast: f64,
+    sums: (f64, f64),
+    /// Their difference before.
+    before: f64,
+    /// The strongest blame since, and the balance before.
+    blame: f64,
+    balance_before: f64,
     /// Log odds that the first is to blame.
     balance: f64,
     disagreement: f64,
@@ -59,7 +88,15 @@ impl Pair {
             wander: 0.0,
             fast: 0.0,
             slow: 0.0,
-            last_difference: None,
+            above: 0.0,
+            below: 0.0,
+            path: Path::new(),
+            waited: 0,
+            forecast: 0.0,
+            sums: (0.0, 0.0),
+            before: 0.0,
+            blame: 0.0,
+            balance_before: 0.0,
             balance: 0.0,
             disagreement: 0.0,
             agreement: 0,
@@ -106,16 +143,24 @@ impl Pair {
         let residual = limited_by_variance(difference, CHART_RESIDUAL_MAX, variance);
         self.fast += FAST_GAIN * (residual - self.fast);
         self.slow += SLOW_GAIN * (residual - self.slow);
-        let trips = |mean: f64, dead_zone: f64, share: f64| {
-            mean.abs() > tick.accuracy
-                && beyond(mean, dead_zone, variance)
-                && beyond(mean, CHART_DEVIATIONS, self.wander + share * self.noise)
-        };
+        let noise = self.noise.max(variance - self.wander);
+        let tolerance = root(
+            square(TOLERANCE_NOISE_DEVIATIONS) * noise
+                + square(TOLERANCE_WANDER_DEVIATIONS) * self.wander,
+        )
+        .max(tick.accuracy);
+        let scale = 1.0 / root(variance);
+        let exceeds = |beyond: f64| ((beyond - tolerance) * scale).min(EVIDENCE_SAMPLE_MAX);
+        self.above = (self.above + exceeds(difference)).clamp(0.0, EVIDENCE_MAX);
+        self.below = (self.below + exceeds(-difference)).clamp(0.0, EVIDENCE_MAX);
         (difference.abs() > tick.accuracy && beyond(difference, GROSS_DEVIATIONS, variance_now))
-            || trips(self.fast, FAST_DEAD_ZONE, mean_variance_share(FAST_GAIN))
-            || ((!tick.commissioning || tick.accuracy > 0.0)
-                && trips(self.slow, SLOW_DEAD_ZONE, mean_variance_share(SLOW_GAIN)))
+            || self.above.max(self.below) > EVIDENCE_APART
     }
+}
+
+/// The probability of what has these log odds.
+fn odds(balance: f64) -> f64 {
+    1.0 / (1.0 + libm::exp(-balance))
 }
 
 impl Voter {
@@ -137,18 +182,13 @@ impl Voter {
         tick.pair_deviation_squared = square(difference) / variance_now;
         let both = first.fresh && second.fresh && !tick.still;
         let agrees = !beyond(difference, AGREEING_DEVIATIONS, variance_now);
+        let fast = self.pair.fast;
         let bad = both
             && self
                 .pair
                 .disagrees(difference, variance, variance_now, tick);
         if both {
-            self.weigh_jump(
-                difference,
-                tick.variance_floor,
-                bad,
-                first.motion.surprise,
-                second.motion.surprise,
-            );
+            self.weigh_jump(fast, bad, &first, &second);
         }
         self.hear_witnesses(&first, &second, variance, bad, agrees);
         let pair = &mut self.pair;
@@ -163,6 +203,8 @@ impl Voter {
             pair.slow = pair.fast;
             pair.disagreement = 0.0;
             pair.balance = 0.0;
+            pair.above = 0.0;
+            pair.below = 0.0;
         }
         pair.disagreement = if bad {
             pair.disagreement + 1.0
@@ -177,7 +219,13 @@ impl Voter {
         if !bad && pair.disagreement == 0.0 && pair.balance.abs() < 0.5 {
             pair.balance = 0.0;
         }
-        pair.second_right = 1.0 / (1.0 + libm::exp(-pair.balance));
+        let long = if bad {
+            log_likelihood(pair.path.long_surprise(second.corrected, variance))
+                - log_likelihood(pair.path.long_surprise(first.corrected, variance))
+        } else {
+            0.0
+        };
+        pair.second_right = odds(pair.balance + limited(long, BLAME_LONG_MAX));
         self.attribute(tick, &first, &second);
     }
 
@@ -191,28 +239,53 @@ impl Voter {
         Some((present.next()?, present.next()?))
     }
 
-    /// A jump of the difference is charged to the channel whose own step was the less likely.
-    fn weigh_jump(
-        &mut self,
-        difference: f64,
-        variance_floor: f64,
-        bad: bool,
-        surprise_first: f64,
-        surprise_second: f64,
-    ) {
+    /// A jump of the difference is charged to the channel that left the path of the quantity, or that stopped on it.
+    fn weigh_jump(&mut self, before: f64, bad: bool, first: &Channel, second: &Channel) {
         let pair = &mut self.pair;
-        let Some(last) = pair.last_difference.replace(difference) else {
-            return;
-        };
-        if beyond(
-            difference - last,
-            JUMP_DEVIATIONS,
-            2.0 * pair.noise.max(variance_floor),
-        ) {
-            let blame = log_likelihood(surprise_second) - log_likelihood(surprise_first);
-            pair.balance = limited(pair.balance + blame, BALANCE_MAX);
-        } else if !bad && !pair.split {
-            pair.balance *= 0.9;
+        let noise = 0.5 * pair.noise;
+        let jump = first.corrected - second.corrected - before;
+        let jumps = beyond(jump, JUMP_DEVIATIONS, pair.noise);
+        let parting = jumps || bad || pair.above.max(pair.below) > 0.0;
+        if pair.waited == 0 && jumps {
+            pair.balance_before = pair.balance;
+            pair.forecast = pair.path.forecast();
+            pair.sums = (0.0, 0.0);
+            pair.blame = 0.0;
+            pair.before = before;
+        }
+        if jumps || (pair.waited > 0 && parting) {
+            pair.waited += 1;
+            let count = f64::from(pair.waited);
+            pair.sums.0 += first.corrected - pair.forecast;
+            pair.sums.1 += second.corrected - pair.forecast;
+            let variance = square(count) * pair.path.variance_of_mean(noise, count);
+            let path = &pair.path;
+            let blame = limited(
+                path.log_likelihood(square(pair.sums.1) / variance)
+                    - path.log_likelihood(square(pair.sums.0) / variance),
+                BLAME_JUMP_MAX,
+            );
+            let apart = (pair.sums.0 - pair.sums.1) / count;
+            let step = apart - pair.before;
+            if step.abs() < STEP_SHARE_MIN * apart.abs() {
+                // They had parted before: this jump is not what it is about.
+                pair.blame = 0.0;
+            } else if blame.abs() > pair.blame.abs() {
+                pair.blame = blame;
+            }
+            let stopped = first.motion.missed() - second.motion.missed();
+            pair.balance = limited(pair.balance_before + pair.blame + stopped, BALANCE_MAX);
+            if pair.waited == WAIT_TICKS {
+                pair.waited = 0;
+            }
+        } else {
+            if !parting && !pair.split {
+                pair.balance *= 0.9;
+            }
+            pair.waited = 0;
+            let right = if bad { pair.second_right } else { 0.5 };
+            let value = first.corrected + right * (second.corrected - first.corrected);
+            pair.path.follow(value, first.corrected, second.corrected);
         }
     }
 
@@ -272,8 +345,9 @@ impl Voter {
             tick.candidates = 1;
             self.pair.leave();
         } else if tick.pair_deviation_squared > square(GROSS_DEVIATIONS) {
-            self.channels[one].gross = pair.second_right > SUSPECT_ODDS;
-            self.channels[other].gross = pair.second_right < 1.0 - SUSPECT_ODDS;
+            let right = odds(pair.balance);
+            self.channels[one].gross = right > SUSPECT_ODDS;
+            self.channels[other].gross = right < 1.0 - SUSPECT_ODDS;
         }
     }
 

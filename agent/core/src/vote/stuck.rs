@@ -22,6 +22,8 @@ const STEPS_MISSED: f64 = 1.5;
 const CHANGE_SHARE_LEAST: f64 = 0.05;
 /// Samples whose share of changes is learned whatever it is: how coarse a channel is.
 const SHARE_SAMPLES_MIN: u32 = 64;
+/// Missed changes that count in the blame of a pair.
+const MISSED_MAX: f64 = 8.0;
 /// Memory of the typical step (prototype).
 const STEP_MEMORY: f64 = 64.0;
 /// Memory of the share of changes (prototype).
@@ -175,6 +177,11 @@ impl Motion {
         } else {
             0.0
         }
+    }
+
+    /// Expected changes that did not come lately, at most a few: how likely it is that the channel has just stopped.
+    pub(super) fn missed(&self) -> f64 {
+        self.evidence.min(MISSED_MAX)
     }
 
     /// No suspicion of being stuck: it may be readmitted.
