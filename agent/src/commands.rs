@@ -284,7 +284,10 @@ pub fn store_options(settings: &Settings) -> Result<store::Options, Outcome> {
         size_bytes_max: outbox.size_bytes_max,
         commit_interval_ms: outbox.commit_interval_ms,
         commit_records_max: outbox.commit_records_max,
-        ..store::Options::at(&outbox.path)
+        on_full: outbox.on_full,
+        retain_acked: outbox.retain_acked,
+        free_bytes_min: outbox.free_bytes_min,
+        ballast_bytes: outbox.ballast_bytes,
     })
 }
 

@@ -25,7 +25,7 @@ use quorate_firmware_bridge::{
 };
 use thiserror::Error;
 
-use crate::mqtt::BrokerUrl;
+use crate::{mqtt::BrokerUrl, store::OnFull};
 
 /// Largest configuration file in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -133,6 +133,14 @@ pub struct Outbox {
     pub commit_interval_ms: u64,
     /// Most records in one commit.
     pub commit_records_max: u32,
+    /// What happens when it is full.
+    pub on_full: OnFull,
+    /// Whether delivered records stay until their space is needed.
+    pub retain_acked: bool,
+    /// Bytes of the file system that are left to others.
+    pub free_bytes_min: u64,
+    /// Bytes that are set aside for the time when the file system is full.
+    pub ballast_bytes: u64,
 }
 
 /// Where results go.

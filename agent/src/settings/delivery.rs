@@ -8,10 +8,12 @@ use quorate_core::config::{LinkConfig, OutboxConfig};
 use toml::Spanned;
 
 use super::{Http, Mqtt, Outbox, SettingsError, convert::Places, file, values};
-use crate::mqtt;
+use crate::{mqtt, store::OnFull};
 
 /// Where the endpoint listens unless it is told otherwise.
 const LISTEN: &str = "127.0.0.1:8870";
+/// What is left to others, and the ballast, unless they are told otherwise: 4 MiB each.
+const RESERVE_BYTES: u64 = 4 << 20;
 /// Size of the outbox unless it is told otherwise, in bytes.
 const SIZE_BYTES_MAX: u64 = 64 << 20;
 /// Smallest outbox that makes sense with sled's own overhead, in bytes.
@@ -20,20 +22,17 @@ const SIZE_BYTES_MIN: u64 = 4 << 20;
 const COMMIT_INTERVAL_MS_MAX: u64 = 60_000;
 
 pub(super) fn outbox(places: &Places<'_>, outbox: file::Outbox) -> Result<Outbox, SettingsError> {
-    let size = outbox.size_max.as_ref().map(|text| {
-        let key = "outbox.size_max";
-        let size = text.get_ref().text();
-        let bytes =
-            values::size_bytes(&size).map_err(|message| places.wrong(text, key, message))?;
-        if bytes < SIZE_BYTES_MIN {
-            return Err(places.wrong(
-                text,
-                key,
-                format!("expected at least 4 MiB, found `{size}`"),
-            ));
-        }
-        Ok(bytes)
-    });
+    let size_key = "outbox.size_max";
+    let size_bytes_max = size(places, outbox.size_max.as_ref(), size_key, SIZE_BYTES_MAX)?;
+    if let Some(text) = outbox
+        .size_max
+        .as_ref()
+        .filter(|_| size_bytes_max < SIZE_BYTES_MIN)
+    {
+        let found = text.get_ref().text();
+        let message = format!("expected at least 4 MiB, found `{found}`");
+        return Err(places.wrong(text, size_key, message));
+    }
     if outbox.path.get_ref().is_empty() {
         return Err(places.wrong(&outbox.path, "outbox.path", "expected a directory"));
     }
@@ -53,9 +52,39 @@ pub(super) fn outbox(places: &Places<'_>, outbox: file::Outbox) -> Result<Outbox
     }
     Ok(Outbox {
         path: PathBuf::from(outbox.path.into_inner()),
-        size_bytes_max: size.transpose()?.unwrap_or(SIZE_BYTES_MAX),
+        size_bytes_max,
         commit_interval_ms: outbox.commit_interval_ms.map_or(50, Spanned::into_inner),
         commit_records_max: outbox.commit_records_max.map_or(256, Spanned::into_inner),
+        on_full: match outbox.on_full {
+            file::OnFull::DropOldest => OnFull::DropOldest,
+            file::OnFull::RejectNew => OnFull::RejectNew,
+        },
+        retain_acked: outbox.retain_acked,
+        free_bytes_min: size(
+            places,
+            outbox.free_min.as_ref(),
+            "outbox.free_min",
+            RESERVE_BYTES,
+        )?,
+        ballast_bytes: size(
+            places,
+            outbox.ballast.as_ref(),
+            "outbox.ballast",
+            RESERVE_BYTES,
+        )?,
+    })
+}
+
+/// A number of bytes, or the default.
+fn size(
+    places: &Places<'_>,
+    given: Option<&Spanned<file::Number>>,
+    key: &str,
+    default: u64,
+) -> Result<u64, SettingsError> {
+    given.map_or(Ok(default), |given| {
+        values::size_bytes(&given.get_ref().text())
+            .map_err(|message| places.wrong(given, key, message))
     })
 }
 

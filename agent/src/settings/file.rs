@@ -377,6 +377,20 @@ pub(super) struct Outbox {
     pub(super) size_max: Option<Spanned<Number>>,
     pub(super) commit_interval_ms: Option<Spanned<u64>>,
     pub(super) commit_records_max: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) on_full: OnFull,
+    #[serde(default)]
+    pub(super) retain_acked: bool,
+    pub(super) free_min: Option<Spanned<Number>>,
+    pub(super) ballast: Option<Spanned<Number>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum OnFull {
+    #[default]
+    DropOldest,
+    RejectNew,
 }
 
 #[derive(Debug, Deserialize)]
