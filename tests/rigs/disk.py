@@ -41,32 +41,45 @@ class Volatile:
         self.pending.clear()
 
     def image(self, policy, rng):
-        """What a power cut now would leave: the kept bytes and some of the pending sectors, each in any of its versions."""
-        image = bytearray(self.kept)
-        if policy == "everything":
-            image[:] = self.current
-        elif policy == "random":
-            share = rng.choice((0.05, 0.3, 0.5, 0.7, 0.95))
-            for offset, data in self.pending:
-                for start in range(0, len(data), SECTOR):
-                    if rng.random() < share:
-                        piece = data[start:start + SECTOR]
-                        image[offset + start:offset + start + len(piece)] = piece
+        """What a power cut now would leave: the kept bytes and some of the pending sectors, each in any of its versions.
+        As chunks by number; what is not there is zero."""
+        share = {"nothing": 0.0, "random": rng.choice((0.05, 0.3, 0.5, 0.7, 0.95)), "everything": 1.0}[policy]
+        image = {chunk: bytearray(self.kept[chunk * CHUNK:(chunk + 1) * CHUNK]) for chunk in self.touched}
+        for offset, data in self.pending if share else ():
+            for start in range(0, len(data), SECTOR):
+                if rng.random() < share:
+                    chunk, at = divmod(offset + start, CHUNK)
+                    piece = data[start:start + SECTOR]
+                    image[chunk][at:at + len(piece)] = piece
         return image
 
-    def load(self, image, touched):
-        self.current[:], self.kept[:] = image, image
+    def load(self, image):
+        """Begins again with an image."""
+        zero = bytes(CHUNK)
+        for chunk in self.touched | image.keys():
+            place = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+            self.current[place] = self.kept[place] = image.get(chunk, zero)
         self.pending.clear()
-        self.touched |= touched
+        self.touched = set(image)
 
 
-def save(image, touched, path):
+def save(image, size, path):
     """Writes an image as a sparse file."""
     with open(path, "wb") as file:
-        file.truncate(len(image))
-        for chunk in touched:
+        file.truncate(size)
+        for chunk, data in image.items():
             file.seek(chunk * CHUNK)
-            file.write(image[chunk * CHUNK:(chunk + 1) * CHUNK])
+            file.write(data)
+
+
+def read(path):
+    """The image in a file."""
+    image = {}
+    with open(path, "rb") as file:
+        for chunk, data in enumerate(iter(lambda: file.read(CHUNK), b"")):
+            if data.count(0) != len(data):
+                image[chunk] = data
+    return image
 
 
 def loop(path):
@@ -113,7 +126,7 @@ class Mounted:
         self.close()
 
 
-SIZES_MIB = {"ext4": 64, "xfs": 320, "btrfs": 128}
+SIZES_MIB = {"ext4": 128, "xfs": 320, "btrfs": 128}
 
 
 def make_file_system(path, kind):
@@ -122,13 +135,18 @@ def make_file_system(path, kind):
     subprocess.run([*command, path], check=True, stdout=subprocess.DEVNULL)
 
 
+def repair(path, kind):
+    """What an operating system does at boot with a file system that does not mount: a torn superblock of ext4, perhaps."""
+    if kind == "ext4":
+        subprocess.run(["e2fsck", "-f", "-y", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 class FuseDisk:
     """Serves a Volatile as one file. `on_request(kind)` is called in the serving thread for every write and flush, before
     it is answered: nothing can be acknowledged meanwhile. It may return an error number, which the device then gives."""
 
     def __init__(self, folder, size):
         self.path, self.disk, self.on_request = f"{folder}/disk", Volatile(size), lambda kind: None
-        self.lies = False                  # a canary: flushes are answered and not done
         open(self.path, "w").close()
         try:
             self.device = os.open("/dev/fuse", os.O_RDWR)
@@ -136,7 +154,7 @@ class FuseDisk:
                       f"fd={self.device},rootmode=100600,user_id=0,group_id=0,max_read={MAX_WRITE}")
         except OSError as error:
             rig.skip(f"needs /dev/fuse: {error}")
-        self.failure = None
+        self.failure, self.lock = None, threading.Lock()
         self.thread = threading.Thread(target=self.serve, daemon=True)
         self.thread.start()
 
@@ -156,7 +174,8 @@ class FuseDisk:
             if operation in (FORGET, BATCH_FORGET, INTERRUPT):
                 continue
             try:
-                error, answer = self.answer(operation, memoryview(request)[40:])
+                with self.lock:
+                    error, answer = self.answer(operation, memoryview(request)[40:])
             except Exception as failure:   # the device must answer, or the kernel waits for ever
                 self.failure, error, answer = failure, EIO, b""
             try:
@@ -181,8 +200,7 @@ class FuseDisk:
             if error:
                 self.disk.forget()
                 return error, b""
-            if not self.lies:
-                self.disk.flush()
+            self.disk.flush()
             return 0, b""
         if operation == READ:
             _, offset, size = struct.unpack_from("<QQI", body)

@@ -6,17 +6,21 @@ usage: tests/rigs/power_cut.py --binary target/release/quorate [--cuts N] [--fs 
 needs: root, /dev/fuse, a free loop device, mkfs.ext4 (mkfs.xfs, mkfs.btrfs). Python's own library only.
 
 The disk is a FUSE file under a loop device (disk.py); what was written since the last flush of the device is volatile. A
-cut falls on a write or flush request drawn at random: during the mount, during an opening after an earlier cut, or while
-records are committed. The image keeps none of the volatile 512-byte sectors, a random part of them (each in any of its
+cut falls on a write or flush request drawn at random, or on a quiet moment: during the mount, during an opening after an
+earlier cut, or while records are committed. The image keeps none of the volatile 512-byte sectors, a random part of them (each in any of its
 versions), or all. It is mounted elsewhere, then `list`, `append`, `list` must show every acknowledged record with its
 exact body, and no sequence number with two. Then life goes on from the image as it was, unrepaired, to the next cut.
 
 Prints one line per failure, a table of cuts by policy and moment, and a summary in JSON. Exit 1 when a promise was
-broken. --canary makes the disk lie about flushes: then the rig must find losses, and fails when it does not.
+broken. The seed gives the same choices again, not the same interleaving. --canary takes the store's fsync away (strace
+makes it return 0 and do nothing): then the rig must find losses, and fails when it does not.
 """
 import argparse, collections, os, random, shutil, time
 
 import disk, rig
+
+
+Cut = collections.namedtuple("Cut", "policy moment request promised path image")
 
 
 class Life:
@@ -25,17 +29,17 @@ class Life:
     def __init__(self, options, folder, empty):
         self.options, self.folder, self.rng = options, folder, options.rng
         self.fuse, self.history = options.fuse, rig.History()
-        self.fuse.disk.load(*empty)
+        self.fuse.disk.load(empty)
         self.cuts, self.append, self.phase, self.left = [], None, "mounting", 0
         self.full = False
 
     def on_request(self, kind):
         """In the disk's own thread: nothing is acknowledged while an image is taken."""
-        if self.left == 0:
-            return
         self.left -= 1
-        if self.left > 0:
-            return
+        if self.left == 0:
+            self.cut(kind)
+
+    def cut(self, request):
         options = self.options
         policy = self.rng.choice(disk.POLICIES) if options.policy == "mixed" else options.policy
         image = self.fuse.disk.image(policy, self.rng)
@@ -46,14 +50,14 @@ class Life:
             promised.acknowledge(self.append.acked)
             phase = "appending" if self.append.acked else "opening"
         path = f"{self.folder}/cut"
-        disk.save(image, self.fuse.disk.touched, path)
-        self.cuts.append((policy, f"{phase}, {kind}", promised, path, image, set(self.fuse.disk.touched)))
+        disk.save(image, self.fuse.disk.size, path)
+        self.cuts.append(Cut(policy, phase, request, promised, path, image))
 
     def stretch(self):
         """Mounts, perhaps lists, appends until the power is cut. Gives the cut."""
         self.cuts, self.append, self.phase = [], None, "mounting"
         # Many cuts fall into mount and opening; some only after a long run.
-        self.left = int(2 ** self.rng.uniform(0, 11))
+        self.left = int(2 ** self.rng.uniform(0, 10.5))
         with disk.Mounted(self.fuse.path, f"{self.folder}/live", self.options.fs) as mounted:
             store = f"{mounted}/outbox"
             if self.rng.random() < 0.25 and os.path.exists(store):
@@ -63,11 +67,16 @@ class Life:
                     # What was listed may have been published: it keeps its name from here on.
                     self.history.check(rig.listed(ran))
             if not self.cuts:
-                self.append = rig.Append(self.options.binary, store)
+                self.append = rig.Append(self.options.binary, store, self.options.before)
                 while not self.cuts and self.append.process.poll() is None:
-                    self.append.feed(self.options.bodies.take(self.rng.choice((1, 1, 2, 10, 60, 256))))
+                    self.append.feed(self.options.bodies.take(self.rng.choice((1, 1, 2, 10, 60, 200))))
                     if not self.append.settle(until=lambda: self.cuts):
                         break
+                    with self.fuse.lock:
+                        if self.rng.random() < self.options.quiet and not self.cuts:
+                            self.cut("quiet")
+                with self.fuse.lock:
+                    self.left = 0              # what is written from here on is not of this life
                 status, stderr = self.append.end(kill=True)
                 if not self.cuts:
                     return None, f"append ended by itself, status {status}: {stderr[-300:]}"
@@ -76,20 +85,24 @@ class Life:
         return self.cuts[0], None
 
     def verify(self, cut):
-        _, _, promised, path, _, _ = cut
-        try:
-            with disk.Mounted(path, f"{self.folder}/after", self.options.fs) as mounted:
-                store = f"{mounted}/outbox"
-                wrong = rig.verify(self.options.binary, store, rig.History(promised), self.options.bodies)
-                self.full = os.statvfs(mounted).f_bavail < 0.4 * os.statvfs(mounted).f_blocks
-        except OSError as error:
-            return [f"the file system itself is lost: {error}"]
+        for attempt in ("", "after fsck: "):
+            try:
+                with disk.Mounted(cut.path, f"{self.folder}/after", self.options.fs) as mounted:
+                    wrong = rig.verify(self.options.binary, f"{mounted}/outbox", rig.History(cut.promised), self.options.bodies)
+                    space = os.statvfs(mounted)
+                    self.full = space.f_bavail < 0.7 * space.f_blocks
+                    return [attempt + it for it in wrong]
+            except OSError as error:
+                wrong = [f"{attempt}the file system itself is lost: {error}"]
+                disk.repair(cut.path, self.options.fs)
+                cut.image.clear()
+                cut.image.update(disk.read(cut.path))
+                self.options.repaired += 1
         return wrong
 
     def go_on_from(self, cut):
-        _, _, promised, _, image, touched = cut
-        self.history = promised
-        self.fuse.disk.load(image, touched)
+        self.history = cut.promised
+        self.fuse.disk.load(cut.image)
 
 
 def parse():
@@ -107,32 +120,29 @@ def parse():
 def run(a, folder):
     a.fuse = disk.FuseDisk(folder, disk.SIZES_MIB[a.fs] << 20)
     disk.make_file_system(a.fuse.path, a.fs)
-    empty = bytes(a.fuse.disk.current), set(a.fuse.disk.touched)
+    a.fuse.disk.flush()
+    empty = a.fuse.disk.image("everything", a.rng)
     table, failures, records, life = collections.Counter(), 0, 0, None
     for number in range(a.cuts):
         if life is None:
             a.fuse.on_request = lambda kind: None
             life = Life(a, folder, empty)
-            a.fuse.lies = a.canary
             a.fuse.on_request = life.on_request
         cut, wrong = life.stretch()
         if cut:
-            table[cut[0], cut[1].split(",")[0]] += 1
-            before = len(cut[2].acked)
-            started = time.monotonic()
+            table[cut.policy, cut.moment] += 1
             wrong = life.verify(cut)
-            a.verifying += time.monotonic() - started
             life.go_on_from(cut)
         else:
             wrong = [wrong]
         if wrong:
             failures += 1
-            print(f"cut {number}: {cut and cut[:2]}: {'; '.join(wrong)}", flush=True)
+            print(f"cut {number}: {cut and cut[:3]}: {'; '.join(wrong)}", flush=True)
             if a.keep and cut:
                 os.makedirs(a.keep, exist_ok=True)
-                shutil.copy(cut[3], f"{a.keep}/cut-{a.seed}-{number}.{a.fs}")
+                shutil.copy(cut.path, f"{a.keep}/cut-{a.seed}-{number}.{a.fs}")
         if wrong or life.full or a.rng.random() < 0.08:
-            records += before if cut else 0
+            records += len(cut.promised.acked) if cut else 0
             life = None
     a.fuse.on_request = lambda kind: None
     a.fuse.close()
@@ -141,10 +151,14 @@ def run(a, folder):
 
 def main():
     a = parse()
-    rig.need(f"mkfs.{a.fs}", root=True)
+    rig.need(f"mkfs.{a.fs}", *(["strace"] if a.canary else []), root=True)
     rig.own_mounts()
     a.rng = random.Random(a.seed)
-    a.bodies, a.verifying = rig.Bodies(a.rng, f"s{a.seed}"), 0.0
+    a.bodies, a.repaired = rig.Bodies(a.rng, f"s{a.seed}"), 0
+    a.quiet = 0.2 if a.canary else 0.01
+    unsynced = "fsync,fdatasync,sync_file_range,msync"
+    a.before = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={unsynced}", "-e",
+                f"inject={unsynced}:retval=0") if a.canary else ()
     print(f"seed {a.seed}", flush=True)
     started = time.monotonic()
     with rig.Scratch() as folder:
@@ -152,7 +166,7 @@ def main():
     moments = sorted({moment for _, moment in table})
     for policy in disk.POLICIES:
         print(f"{policy:11}", ", ".join(f"{moment} {table[policy, moment]}" for moment in moments))
-    figures = {"fs": a.fs, "policy": a.policy, "seed": a.seed, "cuts": sum(table.values()), "broken": failures,
+    figures = {"fs": a.fs, "policy": a.policy, "seed": a.seed, "cuts": sum(table.values()), "broken": failures, "fsck": a.repaired,
                "records_at_ends_of_lives": records, "seconds": round(time.monotonic() - started, 1)}
     if a.canary:
         figures["canary"] = "caught" if failures else "not caught"

@@ -2,7 +2,7 @@
 
 Owns: how `quorate outbox append|list|stat` is driven and read. A rig knows the store through these commands only.
 """
-import ctypes, json, os, re, select, shutil, subprocess, sys, tempfile, threading, time
+import ctypes, json, os, re, select, shutil, signal, subprocess, sys, tempfile, threading, time
 
 SKIPPED = 77
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -101,19 +101,35 @@ def ended_badly(status, stderr):
     return f"signal {-status}" if status < 0 else None
 
 
+def await_end(process, limit_s):
+    """Its exit status, or "hangs" (and it is killed, with all that it started)."""
+    if process.returncode is not None:
+        return process.returncode
+    descriptor = os.pidfd_open(process.pid)      # Popen.wait(timeout) would sleep for up to 50 ms
+    ended, _, _ = select.select([descriptor], [], [], limit_s)
+    os.close(descriptor)
+    if not ended:
+        os.killpg(process.pid, signal.SIGKILL)
+    status = process.wait()
+    return status if ended else "hangs"
+
+
+def in_memory(text=""):
+    file = os.fdopen(os.memfd_create("rig"), "w+", errors="replace")
+    file.write(text)
+    file.seek(0)
+    return file
+
+
 class Ran:
     """One command that ended: its status (or "hangs"), what it printed, and `bad`, see ended_badly()."""
 
     def __init__(self, arguments, lines="", limit_s=120, **options):
-        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   text=True, errors="replace", **options)
-        try:
-            self.stdout, self.stderr = process.communicate(lines, limit_s)
-            self.status = process.returncode
-        except subprocess.TimeoutExpired:
-            process.kill()
-            self.stdout, self.stderr = process.communicate()
-            self.status = "hangs"
+        with in_memory(lines) as source, in_memory() as output, in_memory() as error:
+            process = subprocess.Popen(arguments, stdin=source, stdout=output, stderr=error, start_new_session=True,
+                                       **options)
+            self.status = await_end(process, limit_s)
+            self.stdout, self.stderr = ((stream.seek(0), stream.read())[1] for stream in (output, error))
         self.bad = ended_badly(self.status, self.stderr)
 
     def why(self):
@@ -126,10 +142,17 @@ def outbox(binary, verb, path, lines=(), before=(), **options):
     return Ran([*before, binary, "outbox", verb, "--path", path], text, **options)
 
 
+PLAIN = re.compile(r'\{"epoch":(\d+),"seq":(\d+),"body":"([^"\\]*)"\}')
+
+
 def listed(ran):
     """What `list` printed, in its order: (epoch, seq, body); a body that is no string (an event) as JSON text."""
     records = []
     for line in ran.stdout.splitlines():
+        plain = PLAIN.fullmatch(line)
+        if plain:
+            records.append((int(plain[1]), int(plain[2]), plain[3]))
+            continue
         record = json.loads(line)
         body = record["body"]
         records.append((record["epoch"], record["seq"], body if isinstance(body, str) else json.dumps(body)))
@@ -146,7 +169,7 @@ class Append:
 
     def __init__(self, binary, path, before=(), **options):
         self.process = subprocess.Popen([*before, binary, "outbox", "append", "--path", path], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, **options)
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True, **options)
         for stream in (self.process.stdin, self.process.stdout):
             os.set_blocking(stream.fileno(), False)
         self.sent, self.acked, self.partial, self.unsent = [], {}, b"", b""
@@ -201,15 +224,10 @@ class Append:
 
     def end(self, kill=False, limit_s=60):
         """Closes its input (or kills it) and gives status and standard error."""
-        if kill:
-            self.process.kill()
+        if kill and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.stdin.close()
-        try:
-            status = self.process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            status = "hangs"
+        status = await_end(self.process, limit_s)
         self.drain()
         stderr = self.process.stderr.read().decode(errors="replace")
         self.process.stdout.close()
