@@ -75,6 +75,10 @@ def wait(what, holds, limit_s=60):
         time.sleep(0.005)
 
 
+# What Bodies makes, in the bytes of a file.
+BODY = re.compile(rb"[a-z]\d*\.\d+\.[0-9a-f]+")
+
+
 class Bodies:
     """Bodies of many sizes, none of them twice; the same seed gives the same."""
 
