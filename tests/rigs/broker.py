@@ -20,9 +20,9 @@ def varint(data, at):
 class Broker:
     """`received`: (epoch, seq) -> body of every record that was acknowledged; `conflicts`: numbers with two bodies."""
 
-    def __init__(self):
+    def __init__(self, port=0):
         self.received, self.conflicts, self.closing = {}, [], False
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server(("127.0.0.1", port))
         self.port = self.listener.getsockname()[1]
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ)
@@ -92,11 +92,11 @@ class Broker:
         self.thread.join()
 
 
-def configuration(folder, broker_port, http_port, more=""):
+def configuration(folder, broker_port, http_port, more="", outbox=None):
     """The agent as a rig runs it: retries at once, nothing compressed."""
-    path = f"{folder}/quorate.toml"
+    path, outbox = f"{folder}/quorate.toml", outbox or f"{folder}/outbox"
     with open(path, "w") as file:
-        file.write(f'[device]\nid = "rig"\n[outbox]\npath = "{folder}/outbox"\n[http]\nlisten = "127.0.0.1:{http_port}"\n'
+        file.write(f'[device]\nid = "rig"\n[outbox]\npath = "{outbox}"\n[http]\nlisten = "127.0.0.1:{http_port}"\n'
                    f'[mqtt]\nurl = "mqtt://127.0.0.1:{broker_port}"\ncompression = "none"\nkeep_alive_s = 5\n'
                    'ack_timeout_ms = 5000\nfirst_retry_ms_max = 1\nbackoff_ms_min = 100\nbackoff_ms_max = 500\nlinger_ms = 10\n'
                    + more)

@@ -290,7 +290,7 @@ def reported(texts):
     """The ranges of sequence numbers that findings and event records name as gone."""
     ranges = []
     for text in texts:
-        pairs = re.findall(r'"first":\s*(\d+),.*?"last":\s*(\d+)', text)
+        pairs = re.findall(r'"first(?:_seq)?":\s*(\d+),.*?"last(?:_seq)?":\s*(\d+)', text)
         pairs += re.findall(r"(\d+)\s*(?:to|and|-|\.\.=?|through)\s*(\d+)", text)
         pairs += [(one, one) for one in re.findall(r"(?:seq|record) (\d+)", text)]
         ranges += [(int(first), int(last)) for first, last in pairs]
