@@ -96,7 +96,7 @@ def judge(binary, store, first, acked, allowed, bodies):
         lines = bodies.take(2) if step == "append" else ()
         ran = rig.outbox(binary, step, store, lines)
         if ran.bad:
-            return "panicked", f"{step}: {ran.bad}: {ran.why()}"
+            return "panicked", f"{step}: {ran.bad}"
         if ran.status != 0:
             return "refused", f"{step}: {ran.why()}"
         texts.append(ran.stderr)

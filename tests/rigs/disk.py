@@ -178,6 +178,7 @@ class FuseDisk:
                     error, answer = self.answer(operation, memoryview(request)[40:])
             except Exception as failure:   # the device must answer, or the kernel waits for ever
                 self.failure, error, answer = failure, EIO, b""
+            answer = b"" if error else answer
             try:
                 os.write(self.device, struct.pack("<IiQ", 16 + len(answer), error, unique) + answer)
             except FileNotFoundError:

@@ -143,14 +143,14 @@ class CommandPart(Part):
             self.small.fill()
         status, stderr = append.end()
         bad = rig.ended_badly(status, stderr)
-        require(not bad, f"append on a full disk: {bad}: {stderr[-300:]}")
+        require(not bad, f"append on a full disk: {bad}")
         require(status == 1 and stderr, f"append on a full disk: status {status}: {stderr[-300:]}")
         return False
 
     def list(self):
         self.small.fill()
         ran = rig.outbox(self.options.binary, "list", self.store, limit_s=STEP_S)
-        require(not ran.bad and ran.status == 0, f"list with nothing free: {ran.bad or 'refused'}: {ran.why()}")
+        require(not ran.bad and ran.status == 0, f"list with nothing free: {ran.why()}")
         wrong = self.history.check(rig.listed(ran))
         require(not wrong, f"list with nothing free: {wrong}")
 

@@ -98,8 +98,9 @@ class Bodies:
 
 def ended_badly(status, stderr):
     """Why a command that may fail, but only in words, did worse: a panic, a signal or a hang."""
-    if "panicked at" in stderr or "RUST_BACKTRACE" in stderr or status == 101:
-        return "panicked"
+    if "panicked at" in stderr or status == 101:
+        place = re.search(r"panicked at ([^\n]*)\n?([^\n]{0,150})", stderr)
+        return f"panicked at {place[1]} {place[2]}" if place else "panicked"
     if status == "hangs":
         return "hangs"
     return f"signal {-status}" if status < 0 else None
@@ -137,7 +138,7 @@ class Ran:
         self.bad = ended_badly(self.status, self.stderr)
 
     def why(self):
-        return f"status {self.status}: {self.stderr.strip()[-300:]}"
+        return self.bad or f"status {self.status}: {self.stderr.strip()[-300:]}"
 
 
 def outbox(binary, verb, path, lines=(), before=(), **options):
@@ -273,7 +274,7 @@ def verify(binary, path, history, bodies, appended=3):
         if step == "list" and ran.status == 1 and "no outbox" in ran.stderr and not history.acked:
             continue
         if ran.bad or ran.status != 0:
-            return [f"{step}: {ran.bad or 'refused'}, {ran.why()}"]
+            return [f"{step}: {'refused, ' if not ran.bad else ''}{ran.why()}"]
         if verb == "append":
             acked = acknowledged(ran, lines)
             if len(acked) != appended:
