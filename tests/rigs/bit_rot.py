@@ -88,10 +88,11 @@ def damage(store, files, rng, only):
         return kind, f"{name} bytes {place}..{place + length}", name, place, place + length
 
 
-def judge(binary, store, first, acked, allowed, bodies):
-    """Gives the outcome and its words."""
+def judge(binary, store, first, acked, allowed, names, bodies):
+    """Gives the outcome and its words. `names`: what the undamaged store called its records."""
     verbs = ("stat", "list") if first == "stat" else ("list", "stat")
     history, texts, shown = rig.History(), [], None
+    history.names = dict(names)
     for step in (*verbs, "append", "list"):
         lines = bodies.take(2) if step == "append" else ()
         ran = rig.outbox(binary, step, store, lines)
@@ -140,6 +141,8 @@ def main():
     with (rig.Scratch if os.geteuid() == 0 else tempfile.TemporaryDirectory)() as folder:
         acked = fill(a.binary, f"{folder}/store", a.records, rng)
         places = Map(f"{folder}/store", acked)
+        shutil.copytree(f"{folder}/store", f"{folder}/reference")
+        names = {(epoch, seq): body for epoch, seq, body in rig.listed(rig.outbox(a.binary, "list", f"{folder}/reference"))}
         print(f"{len(acked)} records in {len(places.files)} files of {sum(places.files.values())} bytes; "
               f"{len(places.unknown)} are not stored as they are", flush=True)
         for number in range(a.flips):
@@ -150,7 +153,7 @@ def main():
             allowed = places.at(name, first, last) | set(places.unknown)
             if a.keep:
                 shutil.copytree(copy, f"{folder}/damaged")
-            outcome, why = judge(a.binary, copy, a.first, acked, allowed, rig.Bodies(flip, f"n{number}"))
+            outcome, why = judge(a.binary, copy, a.first, acked, allowed, names, rig.Bodies(flip, f"n{number}"))
             table[kind, outcome] += 1
             if outcome == "lost, reported":
                 lost[kind] += int(why)
