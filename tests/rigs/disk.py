@@ -20,8 +20,8 @@ POLICIES = ("nothing", "random", "everything")
 class Volatile:
     """The bytes: what the kernel reads back, what the medium keeps, and the writes between the two."""
 
-    def __init__(self, size):
-        self.size, self.current, self.kept = size, bytearray(size), bytearray(size)
+    def __init__(self, size, tear):
+        self.tear, self.size, self.current, self.kept = tear, size, bytearray(size), bytearray(size)
         self.pending, self.touched = [], set()
 
     def write(self, offset, data):
@@ -46,10 +46,10 @@ class Volatile:
         share = {"nothing": 0.0, "random": rng.choice((0.05, 0.3, 0.5, 0.7, 0.95)), "everything": 1.0}[policy]
         image = {chunk: bytearray(self.kept[chunk * CHUNK:(chunk + 1) * CHUNK]) for chunk in self.touched}
         for offset, data in self.pending if share else ():
-            for start in range(0, len(data), SECTOR):
+            for start in range(0, len(data), self.tear):
                 if rng.random() < share:
                     chunk, at = divmod(offset + start, CHUNK)
-                    piece = data[start:start + SECTOR]
+                    piece = data[start:start + self.tear]
                     image[chunk][at:at + len(piece)] = piece
         return image
 
@@ -126,6 +126,8 @@ class Mounted:
         self.close()
 
 
+# The unit that the medium writes whole. btrfs relies on 4 KiB for its superblock and does not mount after less.
+TEARS = {"ext4": 512, "xfs": 512, "btrfs": 4096}
 SIZES_MIB = {"ext4": 128, "xfs": 320, "btrfs": 128}
 
 
@@ -136,7 +138,8 @@ def make_file_system(path, kind):
 
 
 def repair(path, kind):
-    """What an operating system does at boot with a file system that does not mount: a torn superblock of ext4, perhaps."""
+    """What an operating system does at boot with a file system that does not mount. The superblock of ext4 is larger than
+    512 bytes and not journalled: a tear in it is repaired from a copy."""
     if kind == "ext4":
         subprocess.run(["e2fsck", "-f", "-y", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -145,8 +148,8 @@ class FuseDisk:
     """Serves a Volatile as one file. `on_request(kind)` is called in the serving thread for every write and flush, before
     it is answered: nothing can be acknowledged meanwhile. It may return an error number, which the device then gives."""
 
-    def __init__(self, folder, size):
-        self.path, self.disk, self.on_request = f"{folder}/disk", Volatile(size), lambda kind: None
+    def __init__(self, folder, size, tear=512):
+        self.path, self.disk, self.on_request = f"{folder}/disk", Volatile(size, tear), lambda kind: None
         open(self.path, "w").close()
         try:
             self.device = os.open("/dev/fuse", os.O_RDWR)

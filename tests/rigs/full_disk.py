@@ -174,13 +174,8 @@ class CommandPart(Part):
                 status = rig.await_end(agent, STEP_S)
                 sink.close()
         require(status == 0, f"quorate run ends with status {status} on a full disk")
-        self.delivered(sink)
-
-    def delivered(self, sink):
-        require(not sink.conflicts, f"two payloads under one number: {sink.conflicts[:3]}")
-        self.history.check([(epoch, seq, body) for (epoch, seq), body in sink.received.items()])
-        arrived = set(sink.received.values())
-        self.history.acked = {body: seq for body, seq in self.history.acked.items() if body not in arrived}
+        wrong = self.history.deliver(sink.received)
+        require(not sink.conflicts and not wrong, f"two payloads under one number: {sink.conflicts[:3]} {wrong}")
 
     def close(self):
         if self.append and self.append.process.poll() is None:

@@ -73,12 +73,9 @@ class Scenario:
         error.seek(0)
         ran.stderr = error.read()
         ran.bad = rig.ended_badly(ran.status, ran.stderr) if ran.status != -signal.SIGKILL else None
-        history.check([(epoch, seq, body) for (epoch, seq), body in sink.received.items()])
-        delivered = set(sink.received.values())
-        history.acked = {body: seq for body, seq in history.acked.items() if body not in delivered}
-        history.names.update(sink.received)
-        if sink.conflicts:
-            ran.bad = f"the broker got two payloads of {sink.conflicts[:3]}"
+        wrong = history.deliver(sink.received)
+        if sink.conflicts or wrong:
+            ran.bad = f"the broker got two payloads of {sink.conflicts[:3]} {wrong}"
         return ran.status == -signal.SIGKILL, ran
 
     def counts(self):

@@ -250,6 +250,14 @@ class History:
     def acknowledge(self, acked):
         self.acked.update((body, seq) for seq, body in acked.items())
 
+    def deliver(self, received):
+        """What a broker has acknowledged may go; its name stays. Gives what is wrong with it."""
+        wrong = History(self).check([(epoch, seq, body) for (epoch, seq), body in received.items()])
+        self.names.update(received)
+        delivered = set(received.values())
+        self.acked = {body: seq for body, seq in self.acked.items() if body not in delivered}
+        return [it for it in wrong if "two payloads" in it]
+
     def check(self, records):
         """What is wrong with a listing, in words; empty where all that was promised is there."""
         wrong, seen = [], {}
