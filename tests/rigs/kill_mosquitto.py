@@ -12,6 +12,8 @@ the store.
 """
 import argparse, contextlib, hashlib, json, os, random, signal, socket, subprocess, sys, tempfile, threading, time
 
+import rig
+
 QUANTITIES, PERIOD_MS = 10, 20
 
 
@@ -76,6 +78,7 @@ def main():
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--keep")
     a = arguments.parse_args()
+    rig.need("mosquitto", "mosquitto_sub")
     rng, port, endpoint = random.Random(a.seed), free_port(), free_port()
     print(f"seed {a.seed}")
     if a.keep:
