@@ -25,7 +25,7 @@ use signal_hook::{
 use crate::{
     assembly::{self, Parts},
     clock::Clock,
-    inference, mqtt, outbox_command,
+    inference, mqtt, outbox_command, outbox_look,
     outcome::Outcome,
     replay,
     sensing::Sensing,
@@ -89,6 +89,7 @@ pub fn check(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
     describe(&settings, &config, &missing, output).map_err(Outcome::failed)?;
     if let Some(outbox) = &settings.outbox {
         check_outbox(&outbox.path)?;
+        describe_outbox(&outbox.path, output).map_err(Outcome::failed)?;
     }
     if missing.is_empty() {
         return Ok(());
@@ -113,6 +114,27 @@ fn check_outbox(path: &Path) -> Result<(), Outcome> {
         Ok(())
     } else {
         Err(refuse("cannot be written by this user"))
+    }
+}
+
+/// What a store that is there holds; damage is no reason not to start.
+fn describe_outbox(path: &Path, output: &mut impl Write) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    match store::verify(path) {
+        Ok(found) if found.is_intact() => writeln!(
+            output,
+            "outbox holds {} records in {} databases, all intact",
+            found.pending,
+            found.databases.len()
+        ),
+        Ok(found) => writeln!(
+            output,
+            "outbox holds {} intact records and is damaged: the next start names what is gone and goes on",
+            found.pending
+        ),
+        Err(error) => writeln!(output, "{error}"),
     }
 }
 
@@ -236,6 +258,40 @@ pub fn outbox_stat(path: &Path, output: &mut impl Write) -> Result<(), Outcome> 
 /// Status 1 when there is no store that can be read.
 pub fn outbox_list(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
     outbox_command::list(path, output).map_err(Outcome::failed)
+}
+
+/// `quorate outbox verify`.
+///
+/// # Errors
+/// Status 1 when something that should be there is not, or there is no store that can be read.
+pub fn outbox_verify(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
+    if outbox_look::verify(path, output).map_err(Outcome::failed)? {
+        Ok(())
+    } else {
+        Err(Outcome::failed(
+            "the outbox is damaged; the next start names what is gone and goes on",
+        ))
+    }
+}
+
+/// `quorate outbox export`.
+///
+/// # Errors
+/// Status 1 when there is no store that can be read.
+pub fn outbox_export(
+    path: &Path,
+    what: outbox_look::Export,
+    output: &mut impl Write,
+) -> Result<(), Outcome> {
+    outbox_look::export(path, what, output).map_err(Outcome::failed)
+}
+
+/// `quorate outbox salvage`.
+///
+/// # Errors
+/// Status 1 when the files cannot be read.
+pub fn outbox_salvage(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
+    outbox_look::salvage(path, output).map_err(Outcome::failed)
 }
 
 /// `quorate outbox append`, from standard input.

@@ -16,6 +16,7 @@ pub mod inference;
 pub mod inflight;
 pub mod mqtt;
 pub mod outbox_command;
+pub mod outbox_look;
 pub mod outcome;
 pub mod replay;
 pub mod sensing;

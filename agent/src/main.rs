@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use quorate::{commands, outcome::Outcome};
+use quorate::{commands, outbox_look::Export, outcome::Outcome};
 
 /// On-device inference agent: votes across redundant sensors, runs ONNX models, never loses a result.
 #[derive(Debug, Parser)]
@@ -89,6 +89,33 @@ enum OutboxCommand {
         #[arg(long, value_name = "DIR")]
         path: PathBuf,
     },
+    /// Check every record and change nothing; status 1 when something is missing.
+    Verify {
+        /// The store.
+        #[arg(long, value_name = "DIR")]
+        path: PathBuf,
+    },
+    /// Print every record that is still there, delivered or not, one a line.
+    Export {
+        /// The store.
+        #[arg(long, value_name = "DIR")]
+        path: PathBuf,
+        /// An earlier life of the store.
+        #[arg(long)]
+        epoch: Option<u64>,
+        /// Lowest sequence number.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// Highest sequence number.
+        #[arg(long, default_value_t = u64::MAX)]
+        to: u64,
+    },
+    /// Print every intact record in the files of a store that is damaged or was set aside.
+    Salvage {
+        /// The store.
+        #[arg(long, value_name = "DIR")]
+        path: PathBuf,
+    },
     /// Make each line of standard input a record and print its sequence number once it is durable.
     Append {
         /// The store.
@@ -143,6 +170,14 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
         Command::Outbox { command } => match command {
             OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),
             OutboxCommand::List { path } => commands::outbox_list(&path, out),
+            OutboxCommand::Verify { path } => commands::outbox_verify(&path, out),
+            OutboxCommand::Export {
+                path,
+                epoch,
+                from,
+                to,
+            } => commands::outbox_export(&path, Export { epoch, from, to }, out),
+            OutboxCommand::Salvage { path } => commands::outbox_salvage(&path, out),
             OutboxCommand::Append { path } => commands::outbox_append(&path, out),
         },
     }

@@ -26,7 +26,7 @@ const LINE_BYTES_MAX: usize = 256 << 10;
 const READ_AHEAD_BYTES: usize = 64 << 10;
 
 /// Records and payload bytes that are read from the store at once.
-const PAGE: (u32, u32) = (1_024, 1 << 20);
+pub(crate) const PAGE: (u32, u32) = (1_024, 1 << 20);
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +85,7 @@ struct Stat {
     findings: Vec<String>,
 }
 
-fn open_existing(path: &Path) -> Result<Opened, OutboxCommandError> {
+pub(crate) fn open_existing(path: &Path) -> Result<Opened, OutboxCommandError> {
     // `db` alone is a store of the first layout.
     if !["meta", "meta.copy", "db"]
         .iter()
@@ -105,7 +105,7 @@ fn unbounded(path: &Path) -> Options {
 }
 
 /// Whoever reads may stop reading.
-fn tolerate_closed(outcome: io::Result<()>) -> io::Result<bool> {
+pub(crate) fn tolerate_closed(outcome: io::Result<()>) -> io::Result<bool> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         other => other.map(|()| true),

@@ -16,6 +16,7 @@ mod head;
 mod legacy;
 mod opening;
 mod ranges;
+mod rescue;
 mod side;
 mod space;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use self::{
 pub use self::{
     finding::{Finding, Gone, StoreError},
     opening::open,
+    rescue::rescue,
     verify::{DatabaseVerification, Verification, verify},
     worker::{Command, spawn},
 };
