@@ -70,7 +70,7 @@ pub(super) struct Commission {
     /// An offset beyond this is a fault; unlimited until the first phase has ended.
     pub(super) offset_max: f64,
     /// Noise (a variance) beyond this is a fault.
-    noise_max: f64,
+    pub(super) noise_max: f64,
     /// Nobody bears out the offsets that the vote rests on.
     pub(super) doubt: bool,
     /// Channels that had been learned when the first phase ended.
@@ -103,6 +103,13 @@ impl Commission {
             looked: vec![[0.0; LOOK_SAMPLES]; config.channels],
             scratch: Sorted::with_capacity(LOOK_SAMPLES),
         }
+    }
+
+    /// What was learned before the process began is gone on with.
+    pub(super) fn resume(&mut self, learned: usize, doubt: bool) {
+        self.open = false;
+        self.learned = learned;
+        self.doubt = doubt;
     }
 
     /// The first phase is going on, this tick included.

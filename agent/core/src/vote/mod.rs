@@ -9,7 +9,9 @@ mod channel;
 mod circle;
 pub mod codes;
 mod commission;
+mod explain;
 mod fuse;
+mod learned;
 mod majority;
 mod method;
 mod monitor;
@@ -24,11 +26,15 @@ mod voter;
 mod witness;
 
 pub use circle::Circle;
+pub use explain::{ChannelView, VoteView};
+pub use learned::Learned;
 pub use majority::Majority;
 pub use method::{Kind, Method};
 pub use voter::Voter;
 
 use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
 
 /// Most channels that one quantity may have.
 pub const CHANNELS_MAX: usize = 32;
@@ -149,7 +155,8 @@ impl ChannelState {
 }
 
 /// Why a channel is not in the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// It has never delivered a value.
     NoData,
