@@ -252,12 +252,19 @@ pub fn outbox_stat(path: &Path, output: &mut impl Write) -> Result<(), Outcome> 
     outbox_command::stat(path, output).map_err(Outcome::failed)
 }
 
+/// What a store was found to lack, for people; a program reads it in `stat` and in the event records.
+fn say(finding: &store::Finding) {
+    let _ = writeln!(io::stderr(), "quorate: {finding}");
+}
+
 /// `quorate outbox list`.
 ///
 /// # Errors
 /// Status 1 when there is no store that can be read.
 pub fn outbox_list(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
-    outbox_command::list(path, output).map_err(Outcome::failed)
+    let findings = outbox_command::list(path, output).map_err(Outcome::failed)?;
+    findings.iter().for_each(say);
+    Ok(())
 }
 
 /// `quorate outbox verify`.
@@ -283,7 +290,9 @@ pub fn outbox_export(
     what: outbox_look::Export,
     output: &mut impl Write,
 ) -> Result<(), Outcome> {
-    outbox_look::export(path, what, output).map_err(Outcome::failed)
+    let findings = outbox_look::export(path, what, output).map_err(Outcome::failed)?;
+    findings.iter().for_each(say);
+    Ok(())
 }
 
 /// `quorate outbox salvage`.
@@ -304,6 +313,7 @@ pub fn outbox_append(path: &Path, output: &mut impl Write) -> Result<(), Outcome
         path,
         crate::clock::boot_id(),
         || clock.wall(),
+        say,
         &mut io::stdin().lock(),
         output,
     )

@@ -17,7 +17,7 @@ use quorate_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::store::{self, Opened, Options, StoreError};
+use crate::store::{self, Finding, Opened, Options, StoreError};
 
 /// Longest line that becomes a record, in bytes.
 const LINE_BYTES_MAX: usize = 256 << 10;
@@ -136,12 +136,13 @@ pub fn stat(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandErr
     Ok(())
 }
 
-/// Prints what a restarted agent would still hold, one JSON object a line.
+/// Prints what a restarted agent would still hold, one JSON object a line. Returns what was not as it should be.
 ///
 /// # Errors
 /// There is no store, or it cannot be read.
-pub fn list(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandError> {
+pub fn list(path: &Path, output: &mut impl Write) -> Result<Vec<Finding>, OutboxCommandError> {
     let mut opened = open_existing(path)?;
+    let mut findings = std::mem::take(&mut opened.findings);
     let mut after = Seq(0);
     'pages: loop {
         let page = opened.outbox.load(after, Seq(u64::MAX), PAGE.0, PAGE.1)?;
@@ -160,12 +161,14 @@ pub fn list(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandErr
         }
     }
     opened.outbox.remove_damaged()?;
+    findings.extend(opened.outbox.take_gone().into_iter().map(Finding::Gone));
     opened.outbox.close()?;
     tolerate_closed(output.flush())?;
-    Ok(())
+    Ok(findings)
 }
 
-/// Makes each line of `input` a record and prints its sequence number once it is durable. `wall` stamps the records.
+/// Makes each line of `input` a record and prints its sequence number once it is durable. `wall` stamps the records;
+/// `found` is told what was not as it should be, before the first record.
 ///
 /// # Errors
 /// A line cannot be a record, or the store fails; what was printed is durable all the same.
@@ -173,10 +176,12 @@ pub fn append(
     path: &Path,
     boot: BootId,
     wall: impl Fn() -> WallAnchor,
+    found: impl Fn(&Finding),
     input: &mut impl BufRead,
     output: &mut impl Write,
 ) -> Result<(), OutboxCommandError> {
     let opened = store::open(&unbounded(path))?;
+    opened.findings.iter().for_each(found);
     let mut feed = Feed {
         opened,
         boot,
@@ -309,13 +314,14 @@ mod tests {
             &path,
             BootId([1; 16]),
             wall,
+            |_| {},
             &mut Cursor::new("{\"a\": 1.50}\nplain \"text\"\n{broken\nend"),
             &mut output,
         )
         .unwrap();
         assert_eq!(String::from_utf8(output).unwrap(), "1\n2\n3\n4\n");
         let mut output = Vec::new();
-        list(&path, &mut output).unwrap();
+        assert_eq!(list(&path, &mut output).unwrap(), []);
         let lines = String::from_utf8(output).unwrap();
         let bodies: Vec<_> = lines
             .lines()
@@ -349,6 +355,7 @@ mod tests {
             &path,
             BootId([1; 16]),
             wall,
+            |_| {},
             &mut Cursor::new(input),
             &mut output,
         );

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     outbox_command::{OutboxCommandError, PAGE, open_existing, tolerate_closed},
-    store::{self, DatabaseVerification},
+    store::{self, DatabaseVerification, Finding},
 };
 
 /// What to export.
@@ -84,7 +84,8 @@ pub fn verify(path: &Path, output: &mut impl Write) -> Result<bool, OutboxComman
     Ok(found.is_intact())
 }
 
-/// Prints every record of a range that is still there, delivered or not, one a line.
+/// Prints every record of a range that is still there, delivered or not, one a line. Returns what was not as it should
+/// be.
 ///
 /// # Errors
 /// There is no store, or it cannot be read.
@@ -92,8 +93,9 @@ pub fn export(
     path: &Path,
     what: Export,
     output: &mut impl Write,
-) -> Result<(), OutboxCommandError> {
-    let opened = open_existing(path)?;
+) -> Result<Vec<Finding>, OutboxCommandError> {
+    let mut opened = open_existing(path)?;
+    let mut findings = std::mem::take(&mut opened.findings);
     let epoch = what.epoch.map_or(opened.epoch, Epoch);
     let mut after = Seq(what.from.saturating_sub(1));
     'pages: loop {
@@ -107,9 +109,11 @@ pub fn export(
             }
         }
     }
+    opened.outbox.remove_damaged()?;
+    findings.extend(opened.outbox.take_gone().into_iter().map(Finding::Gone));
     opened.outbox.close()?;
     tolerate_closed(output.flush())?;
-    Ok(())
+    Ok(findings)
 }
 
 /// Prints every intact record in the files below a directory: a store that does not open, or one that was set aside.
@@ -160,6 +164,7 @@ mod tests {
             path,
             BootId([1; 16]),
             wall,
+            |_| {},
             &mut Cursor::new(lines.to_owned()),
             &mut output,
         )
