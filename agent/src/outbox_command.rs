@@ -1,4 +1,4 @@
-//! `quorate outbox stat|list|append`: looks into and feeds a store while the agent is stopped.
+//! `quorate outbox stat|list|append|verify`: looks into and feeds a store while the agent is stopped.
 //!
 //! Owns: the form of what these commands read and print. Must not: know sled or read a clock.
 //!
@@ -85,12 +85,34 @@ struct Stat {
     findings: Vec<String>,
 }
 
-fn open_existing(path: &Path) -> Result<Opened, OutboxCommandError> {
+#[derive(Serialize)]
+struct VerifiedStore<'a> {
+    intact: bool,
+    epoch: Option<u64>,
+    seq_next: u64,
+    pending: u64,
+    missing: Vec<(u64, u64)>,
+    databases: Vec<Verified<'a>>,
+}
+
+#[derive(Serialize)]
+struct Verified<'a> {
+    name: &'a str,
+    sealed: bool,
+    intact: u64,
+    pending: u64,
+    damaged: Vec<(u64, u64)>,
+}
+
+fn exists(path: &Path) -> bool {
     // `db` alone is a store of the first layout.
-    if !["meta", "meta.copy", "db"]
+    ["meta", "meta.copy", "db"]
         .iter()
         .any(|name| path.join(name).exists())
-    {
+}
+
+fn open_existing(path: &Path) -> Result<Opened, OutboxCommandError> {
+    if !exists(path) {
         return Err(OutboxCommandError::Missing(path.to_owned()));
     }
     Ok(store::open(&unbounded(path))?)
@@ -163,6 +185,36 @@ pub fn list(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandErr
     opened.outbox.close()?;
     tolerate_closed(output.flush())?;
     Ok(())
+}
+
+/// Prints one JSON object about what the raw files hold, and changes nothing. Returns whether everything that should be
+/// there is.
+///
+/// # Errors
+/// There is no store, or it cannot be read.
+pub fn verify(path: &Path, output: &mut impl Write) -> Result<bool, OutboxCommandError> {
+    if !exists(path) {
+        return Err(OutboxCommandError::Missing(path.to_owned()));
+    }
+    let verification = store::verify(path)?;
+    let pairs = |ranges: &[(Seq, Seq)]| ranges.iter().map(|it| (it.0.0, it.1.0)).collect();
+    let databases = verification.databases.iter().map(|database| Verified {
+        name: &database.name,
+        sealed: database.sealed,
+        intact: database.intact,
+        pending: database.pending,
+        damaged: pairs(&database.damaged),
+    });
+    let line = serde_json::to_string(&VerifiedStore {
+        intact: verification.is_intact(),
+        epoch: verification.epoch,
+        seq_next: verification.seq_next.0,
+        pending: verification.pending,
+        missing: pairs(&verification.missing),
+        databases: databases.collect(),
+    })?;
+    tolerate_closed(writeln!(output, "{line}").and_then(|()| output.flush()))?;
+    Ok(verification.is_intact())
 }
 
 /// Makes each line of `input` a record and prints its sequence number once it is durable. `wall` stamps the records.
@@ -290,7 +342,7 @@ mod tests {
 
     use quorate_core::units::{BootId, Mono, WallAnchor};
 
-    use super::{LINE_BYTES_MAX, OutboxCommandError, append, list, stat};
+    use super::{LINE_BYTES_MAX, OutboxCommandError, append, list, stat, verify};
 
     fn wall() -> WallAnchor {
         WallAnchor {
@@ -329,6 +381,13 @@ mod tests {
                 "\"{broken\"}",
                 "\"end\"}"
             ]
+        );
+        let mut output = Vec::new();
+        assert!(verify(&path, &mut output).unwrap());
+        let verified: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(
+            (&verified["pending"], &verified["databases"][0]["intact"]),
+            (&4.into(), &4.into())
         );
         let mut output = Vec::new();
         stat(&path, &mut output).unwrap();

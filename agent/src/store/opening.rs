@@ -100,7 +100,7 @@ impl Outbox {
         self.renew_ballast();
         self.note_progress(true);
         let told = self.progress.told(&self.owed);
-        for database in &self.databases {
+        for database in &mut self.databases {
             if unsealed.contains(&database.name.generation) {
                 let seal = Seal {
                     epoch: database.name.epoch,
@@ -109,6 +109,14 @@ impl Outbox {
                     progress: told.clone(),
                 };
                 let _ = seal.write(&database.path);
+                let mut readers = self.readers.borrow_mut();
+                let mut readers = readers.iter_mut();
+                let reader = readers.find(|it| it.generation == database.name.generation);
+                // Where something is missing, what lies behind the last record may still be of use to someone.
+                if let Some(reader) = reader.filter(|_| self.owed.is_empty()) {
+                    let _ = reader.trim();
+                    database.disk_bytes = chain::disk_bytes(&database.path);
+                }
             }
         }
         if !self.options.retain_acked {
@@ -137,20 +145,25 @@ fn survey(listing: &Listing, progress: Option<Progress>) -> io::Result<Survey> {
         progress,
         ..Survey::default()
     };
-    let mut open = Vec::new();
-    for (name, path) in &listing.databases {
+    let mut newest_first: Vec<_> = listing.databases.iter().collect();
+    newest_first.sort_by_key(|(name, _)| std::cmp::Reverse(name.generation));
+    let (mut open, mut held) = (Vec::new(), Ranges::default());
+    for (name, path) in newest_first {
         match Seal::read(path) {
             Some(seal) if seal.epoch == name.epoch => {
                 survey.learn(seal.progress);
-                survey.add(*name, path, seal.seqs, seal.bytes);
+                // What was copied into a newer one, and not deleted, counts there.
+                let seqs = seal.seqs.without(&held);
+                held.insert_all(&seqs);
+                let bytes = chain::share(seal.bytes, seqs.count(), seal.seqs.count());
+                survey.add(*name, path, seqs, bytes);
             }
             _ => open.push((*name, path)),
         }
     }
-    // The newest last: what it holds twice, an older one has too.
-    open.sort_by_key(|(name, _)| name.generation);
+    // A batch that failed in one database was written again to another.
     for (name, path) in open {
-        survey.scan(name, path)?;
+        survey.scan(name, path, &mut held)?;
     }
     survey.databases.sort_by_key(|database| database.name);
     Ok(survey)
@@ -180,7 +193,7 @@ impl Survey {
     }
 
     /// Takes what the raw files of a database hold.
-    fn scan(&mut self, name: Name, path: &Path) -> io::Result<()> {
+    fn scan(&mut self, name: Name, path: &Path, held: &mut Ranges) -> io::Result<()> {
         // After a kill it may be in memory only, and is to be believed for good.
         let synced = data_files(path)
             .iter()
@@ -189,11 +202,8 @@ impl Survey {
         if let Some(progress) = reader.progress.take() {
             self.learn(progress);
         }
-        let mut seqs = reader.seqs();
-        for other in &self.databases {
-            // A batch that failed in one database was written again to another.
-            seqs = seqs.without(&other.seqs);
-        }
+        let seqs = reader.seqs().without(held);
+        held.insert_all(&seqs);
         if seqs.is_empty() {
             // It was cut off before its first commit, or nothing of it is left.
             let _ = fs::remove_dir_all(path);
