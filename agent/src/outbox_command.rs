@@ -122,6 +122,7 @@ fn open_existing(path: &Path) -> Result<Opened, OutboxCommandError> {
 fn unbounded(path: &Path) -> Options {
     Options {
         size_bytes_max: u64::MAX,
+        retain_acked: true,
         ..Options::at(path)
     }
 }

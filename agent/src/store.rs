@@ -381,12 +381,13 @@ impl Outbox {
             epoch: name.epoch,
             seqs,
             bytes,
+            disk_bytes: chain::disk_bytes(&path),
             progress: self.progress.told(&self.owed),
         };
         let _ = seal.write(&path);
         let database = Database {
             name,
-            disk_bytes: chain::disk_bytes(&path),
+            disk_bytes: seal.disk_bytes,
             path,
             seqs: seal.seqs,
             bytes,
