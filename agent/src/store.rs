@@ -55,8 +55,9 @@ pub use self::{
 /// Sequence numbers that are reserved at once in the side file.
 const RESERVE: u64 = 10_000;
 
-/// Bytes of records that one database takes at most before the next one begins.
-const DATABASE_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of records that one database takes at most before the next one begins. What sled and the allocator hold grows
+/// with it: 16 MiB in all at 2 MiB, 25 MiB at 4 MiB.
+const DATABASE_BYTES_MAX: u64 = 2 << 20;
 
 /// The least that one database takes, however small the store is to be.
 const DATABASE_BYTES_MIN: u64 = 64 << 10;
@@ -315,23 +316,30 @@ impl Outbox {
 
     fn begin_head(&mut self, first: u64) -> Result<(), StoreFault> {
         self.check_free_space()?;
+        let small = self.small_databases(first);
+        if let Some(lowest) = small.first().map(|name| name.first) {
+            let head = self.create_head(lowest.min(first))?;
+            self.absorb(&small, head);
+        }
+        if self.head.is_none() {
+            self.head = Some(self.create_head(first)?);
+        }
+        self.renew_ballast();
+        Ok(())
+    }
+
+    fn create_head(&mut self, first: u64) -> Result<Head, StoreFault> {
         let name = Name {
             first,
             generation: self.generation_next,
             epoch: self.meta.epoch,
         };
         self.generation_next = self.generation_next.saturating_add(1);
-        let path = self.options.path.join(name.to_string());
-        match Head::create(&self.options.path, name) {
-            Ok(head) => self.head = Some(head),
-            Err(fault) => {
-                // Whatever was created is empty.
-                let _ = std::fs::remove_dir_all(path);
-                return Err(fault);
-            }
-        }
-        self.renew_ballast();
-        Ok(())
+        let bytes_max = self.options.database_bytes_max();
+        Head::create(&self.options.path, name, bytes_max).inspect_err(|_| {
+            // Whatever was created is empty.
+            let _ = std::fs::remove_dir_all(self.options.path.join(name.to_string()));
+        })
     }
 
     /// Makes the head a complete database. It needs nothing of the medium: without its seal, which a full or failing
@@ -344,17 +352,25 @@ impl Outbox {
             return;
         }
         let (name, path, seqs, bytes) = head.close();
+        if let Ok(reader) = Reader::open(&path, name) {
+            // What its file does not show now it never will; the rest of the file is of no use.
+            self.damaged
+                .get_mut()
+                .insert_all(&seqs.without(&reader.seqs()));
+            let _ = reader.trim();
+        }
         self.progress.number = self.progress.number.saturating_add(1);
         let seal = Seal {
             epoch: name.epoch,
             seqs,
             bytes,
+            disk_bytes: chain::disk_bytes(&path),
             progress: self.progress.told(&self.owed),
         };
         let _ = seal.write(&path);
         let database = Database {
             name,
-            disk_bytes: chain::disk_bytes(&path),
+            disk_bytes: seal.disk_bytes,
             path,
             seqs: seal.seqs,
             bytes,

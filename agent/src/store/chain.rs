@@ -169,6 +169,21 @@ impl Reader {
         seqs
     }
 
+    /// Gives back what lies in sled's file behind the last record: zeros, or what sled needed to open it again.
+    pub(super) fn trim(&self) -> io::Result<()> {
+        let ends = self.places.iter().filter(|place| place.file == 0);
+        let end = ends
+            .map(|place| place.offset + u64::from(place.bytes))
+            .max();
+        let Some(path) = self.files.first() else {
+            return Ok(());
+        };
+        File::options()
+            .write(true)
+            .open(path)?
+            .set_len(end.unwrap_or(0))
+    }
+
     /// Bytes of what it found, without headers.
     pub(super) fn payload_bytes(&self) -> impl Iterator<Item = (u64, usize)> {
         self.places.iter().map(|place| {

@@ -26,7 +26,7 @@ use super::{
     head, io_fault, legacy,
     ranges::Ranges,
     side::{Seal, sync_directory},
-    space,
+    space, value,
 };
 
 /// Opens the store, creating or repairing it as needed.
@@ -99,16 +99,24 @@ impl Outbox {
         self.renew_ballast();
         self.note_progress(true);
         let told = self.progress.told(&self.owed);
-        for database in &self.databases {
-            if unsealed.contains(&database.name.generation) {
-                let seal = Seal {
-                    epoch: database.name.epoch,
-                    seqs: database.seqs.clone(),
-                    bytes: database.bytes,
-                    progress: told.clone(),
-                };
-                let _ = seal.write(&database.path);
+        let databases = self.databases.iter_mut();
+        for database in databases.filter(|it| unsealed.contains(&it.name.generation)) {
+            let mut readers = self.readers.borrow_mut();
+            let mut readers = readers.iter_mut();
+            let reader = readers.find(|it| it.generation == database.name.generation);
+            // Where something is missing, what lies behind the last record may still be of use to someone.
+            if let Some(reader) = reader.filter(|_| self.owed.is_empty()) {
+                let _ = reader.trim();
+                database.disk_bytes = chain::disk_bytes(&database.path);
             }
+            let seal = Seal {
+                epoch: database.name.epoch,
+                seqs: database.seqs.clone(),
+                bytes: database.bytes,
+                disk_bytes: database.disk_bytes,
+                progress: told.clone(),
+            };
+            let _ = seal.write(&database.path);
         }
         if !self.options.retain_acked {
             self.delete_done();
@@ -136,20 +144,25 @@ fn survey(listing: &Listing, progress: Option<Progress>) -> io::Result<Survey> {
         progress,
         ..Survey::default()
     };
-    let mut open = Vec::new();
-    for (name, path) in &listing.databases {
+    let mut newest_first: Vec<_> = listing.databases.iter().collect();
+    newest_first.sort_by_key(|(name, _)| std::cmp::Reverse(name.generation));
+    let (mut open, mut held) = (Vec::new(), Ranges::default());
+    for (name, path) in newest_first {
         match Seal::read(path) {
             Some(seal) if seal.epoch == name.epoch => {
                 survey.learn(seal.progress);
-                survey.add(*name, path, seal.seqs, seal.bytes);
+                // What was copied into a newer one, and not deleted, counts there.
+                let seqs = seal.seqs.without(&held);
+                held.insert_all(&seqs);
+                let bytes = chain::share(seal.bytes, seqs.count(), seal.seqs.count());
+                survey.add(*name, path, seqs, (bytes, seal.disk_bytes));
             }
             _ => open.push((*name, path)),
         }
     }
-    // The newest last: what it holds twice, an older one has too.
-    open.sort_by_key(|(name, _)| name.generation);
+    // A batch that failed in one database was written again to another.
     for (name, path) in open {
-        survey.scan(name, path)?;
+        survey.scan(name, path, &mut held)?;
     }
     survey.databases.sort_by_key(|database| database.name);
     Ok(survey)
@@ -166,7 +179,7 @@ impl Survey {
         }
     }
 
-    fn add(&mut self, name: Name, path: &Path, seqs: Ranges, bytes: u64) {
+    fn add(&mut self, name: Name, path: &Path, seqs: Ranges, (bytes, disk_bytes): (u64, u64)) {
         let end = seqs.last().map_or(0, |last| last.saturating_add(1));
         self.seq_end = self.seq_end.max(end);
         self.databases.push(Database {
@@ -174,25 +187,26 @@ impl Survey {
             path: path.to_owned(),
             seqs,
             bytes,
-            disk_bytes: chain::disk_bytes(path),
+            disk_bytes,
         });
     }
 
     /// Takes what the raw files of a database hold.
-    fn scan(&mut self, name: Name, path: &Path) -> io::Result<()> {
+    fn scan(&mut self, name: Name, path: &Path, held: &mut Ranges) -> io::Result<()> {
         // After a kill it may be in memory only, and is to be believed for good.
         let synced = data_files(path)
             .iter()
             .all(|file| File::open(file).and_then(|it| it.sync_data()).is_ok());
-        let mut reader = Reader::open(path, name)?;
+        let mut reader = match Reader::open(path, name) {
+            // What cannot be read is missing, and named; it stays where it is.
+            Err(error) if value::is_unreadable(&error) => return Ok(()),
+            other => other?,
+        };
         if let Some(progress) = reader.progress.take() {
             self.learn(progress);
         }
-        let mut seqs = reader.seqs();
-        for other in &self.databases {
-            // A batch that failed in one database was written again to another.
-            seqs = seqs.without(&other.seqs);
-        }
+        let seqs = reader.seqs().without(held);
+        held.insert_all(&seqs);
         if seqs.is_empty() {
             // It was cut off before its first commit, or nothing of it is left.
             let _ = fs::remove_dir_all(path);
@@ -204,7 +218,7 @@ impl Survey {
             .fold(0_u64, |sum, (_, bytes)| {
                 sum.saturating_add(head::weight(bytes))
             });
-        self.add(name, path, seqs, bytes);
+        self.add(name, path, seqs, (bytes, chain::disk_bytes(path)));
         self.scanned.push(name.generation);
         if synced {
             self.unsealed.push(name.generation);

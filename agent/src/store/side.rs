@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::FileExt as _,
     path::Path,
 };
@@ -199,6 +199,8 @@ pub(super) struct Seal {
     pub(super) seqs: Ranges,
     /// Their bytes, as they are counted.
     pub(super) bytes: u64,
+    /// What it takes on the medium.
+    pub(super) disk_bytes: u64,
     /// The progress when it was sealed.
     pub(super) progress: Progress,
 }
@@ -208,23 +210,28 @@ impl Seal {
     pub(super) fn read(database: &Path) -> Option<Self> {
         let bytes = read_bounded(&database.join(SEALED)).ok()?;
         let value = decode_as(Kind::Seal, &mut &bytes[..])?;
-        let (counted, mut rest) = value.payload.split_first_chunk::<8>()?;
-        let (number, left) = rest.split_first_chunk::<8>()?;
-        rest = left;
-        let progress = Progress::take(u64::from_le_bytes(*number), &mut rest)?;
+        let (words, mut rest) = value.payload.split_at_checked(24)?;
+        let word = |at: usize| words[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        let progress = Progress::take(word(16)?, &mut rest)?;
         let seqs = Ranges::decode(&mut rest)?;
-        (rest.is_empty() && seqs.count() == value.seq.0).then(|| Self {
+        if !rest.is_empty() || seqs.count() != value.seq.0 {
+            return None;
+        }
+        Some(Self {
             epoch: value.epoch.0,
             seqs,
-            bytes: u64::from_le_bytes(*counted),
+            bytes: word(0)?,
+            disk_bytes: word(8)?,
             progress,
         })
     }
 
     /// Writes it so that it survives a power cut.
     pub(super) fn write(&self, database: &Path) -> io::Result<()> {
-        let mut payload = self.bytes.to_le_bytes().to_vec();
-        payload.extend_from_slice(&self.progress.number.to_le_bytes());
+        let mut payload = Vec::new();
+        for word in [self.bytes, self.disk_bytes, self.progress.number] {
+            payload.extend_from_slice(&word.to_le_bytes());
+        }
         payload.extend_from_slice(&self.progress.payload());
         self.seqs.encode(usize::MAX, &mut payload);
         let bytes = encoded(Kind::Seal, self.epoch, self.seqs.count(), &payload);
@@ -244,11 +251,13 @@ fn decode_as<'a>(kind: Kind, bytes: &mut &'a [u8]) -> Option<Value<'a>> {
     value::decode(bytes).filter(|value| value.kind == kind)
 }
 
+/// Reads a side file; one that is too long to be one is cut and fails its check.
 pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.len() > SIDE_BYTES_MAX {
-        return Err(io::Error::from(io::ErrorKind::InvalidData));
-    }
-    fs::read(path)
+    let mut bytes = Vec::with_capacity(512);
+    File::open(path)?
+        .take(SIDE_BYTES_MAX)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Writes a file whole or not at all: temporary file, fsync, rename, fsync of the directory.
@@ -337,6 +346,7 @@ mod tests {
             epoch: 3,
             seqs,
             bytes: 55_555,
+            disk_bytes: 65_536,
             progress: state(9),
         };
         seal.write(directory.path()).unwrap();

@@ -9,15 +9,29 @@ use std::{
     path::Path,
 };
 
-use quorate_core::event::{GoneCause, StoreFault};
+use quorate_core::{
+    event::{GoneCause, StoreFault, StoredRecord},
+    units::Seq,
+};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::{OnFull, Outbox, chain, guard::fault, guard::io_fault};
+use super::{
+    OnFull, Outbox,
+    chain::{self, Name, Reader},
+    guard::{fault, io_fault},
+    head::Head,
+};
 
 const BALLAST: &str = "ballast";
 
 /// The least that `size_bytes_max` can mean: a few of the smallest databases.
 const SIZE_BYTES_MIN: u64 = 1 << 20;
+
+/// Databases beyond which retained ones go even where there is space.
+const DATABASES_MAX: usize = 8_192;
+
+/// Small databases from which on a new head takes them in: every restart begins another.
+const SMALL_DATABASES: usize = 16;
 
 /// What a new database needs to begin with.
 const BEGIN_BYTES: u64 = 256 << 10;
@@ -48,9 +62,16 @@ impl Outbox {
         let size_max = self.options.size_bytes_max.max(SIZE_BYTES_MIN);
         // sled takes up to twice the records where commits are small.
         let needed = bytes.saturating_mul(2).saturating_add(4_096);
-        while self.disk_bytes().saturating_add(needed) > size_max {
+        loop {
+            let is_over = self.disk_bytes().saturating_add(needed) > size_max;
+            if !is_over && self.databases.len() <= DATABASES_MAX {
+                return Ok(());
+            }
             if self.drop_retained() {
                 continue;
+            }
+            if !is_over {
+                return Ok(());
             }
             if self.options.on_full == OnFull::RejectNew {
                 return Err(fault("full", "the outbox has reached its size"));
@@ -64,7 +85,6 @@ impl Outbox {
             }
             self.drop_oldest()?;
         }
-        Ok(())
     }
 
     /// Deletes the oldest database of which nothing waits.
@@ -117,6 +137,67 @@ impl Outbox {
             ));
         }
         Ok(())
+    }
+
+    /// The small databases below `first` that a new head may take in: none, or so many that it is worth it.
+    pub(super) fn small_databases(&self, first: u64) -> Vec<Name> {
+        let bytes_max = self.options.database_bytes_max();
+        let mut left = bytes_max / 2;
+        let mut small = Vec::new();
+        for database in &self.databases {
+            let waits = database.pending(&self.progress.done) > 0;
+            let below = database.seqs.last().is_some_and(|last| last < first);
+            if waits && below && database.bytes <= (bytes_max / 16).min(left) {
+                left -= database.bytes;
+                small.push(database.name);
+            }
+        }
+        if small.len() < SMALL_DATABASES {
+            small.clear();
+        }
+        small
+    }
+
+    /// Copies what waits in small databases into the new head and deletes them. Cut off in between, both hold the
+    /// records, and the next opening counts them once.
+    pub(super) fn absorb(&mut self, small: &[Name], mut head: Head) {
+        match self.copy_small(small, &mut head) {
+            Ok(()) => {
+                self.head = Some(head);
+                for name in small {
+                    let at = self.databases.iter().position(|it| it.name == *name);
+                    if let Some(at) = at
+                        && !self.delete(at)
+                    {
+                        // Where the medium refuses the deletion, only the copy counts.
+                        self.databases.remove(at);
+                    }
+                }
+            }
+            // They stay as they are, and the append that asked begins a head of its own.
+            Err(_) => head.discard(),
+        }
+    }
+
+    fn copy_small(&mut self, small: &[Name], head: &mut Head) -> Result<(), StoreFault> {
+        let mut waiting = Vec::new();
+        for database in self.databases.iter().filter(|it| small.contains(&it.name)) {
+            let mut reader =
+                Reader::open(&database.path, database.name).map_err(|error| io_fault(&error))?;
+            let seqs = database.seqs.without(&self.progress.done);
+            for seq in seqs.parts().iter().flat_map(|(first, last)| *first..=*last) {
+                match reader.read(seq).map_err(|error| io_fault(&error))? {
+                    Some(payload) => waiting.push(StoredRecord {
+                        seq: Seq(seq),
+                        payload,
+                    }),
+                    None => self.damaged.get_mut().insert(seq, seq),
+                }
+            }
+        }
+        waiting.sort_by_key(|record| record.seq);
+        waiting.dedup_by_key(|record| record.seq);
+        head.commit(&waiting.iter().collect::<Vec<_>>(), None)
     }
 
     /// Makes the ballast again once there is room for it. Without it the store works all the same.

@@ -4,7 +4,10 @@ use std::fs;
 
 use quorate_core::{event::GoneCause, units::Seq};
 
-use super::{OnFull, Options, all, copy, databases, open, record, records, reopen, small, verify};
+use super::{
+    super::chain::Reader, OnFull, Options, all, copy, databases, open, record, records, reopen,
+    small, verify,
+};
 
 #[test]
 fn databases_go_whole_as_they_are_drained() {
@@ -337,4 +340,52 @@ fn verification_counts_and_changes_nothing() {
     let damaged = &verified.databases.last().unwrap().damaged;
     assert_eq!((damaged, damaged.len()), (&verified.missing, 1));
     assert!(verify(root.path()).is_err());
+}
+
+/// What reading complete databases rests on: sled's file always shows everything that was committed.
+#[test]
+fn the_raw_file_shows_every_commit_whatever_its_size() {
+    let root = tempfile::tempdir().unwrap();
+    for (batch, count) in [
+        (1, 1_500),
+        (3, 1_500),
+        (16, 3_000),
+        (100, 4_000),
+        (700, 7_000),
+    ] {
+        let path = root.path().join(format!("outbox-{batch}"));
+        let mut opened = reopen(&path);
+        for (at, group) in records(1..=count).chunks(batch).enumerate() {
+            opened.outbox.append(group).unwrap();
+            if at % (1_500 / batch / 12 + 1) == 0 {
+                let head = opened.outbox.head.as_ref().unwrap();
+                let shown = Reader::open(&head.path, head.name).unwrap().seqs();
+                assert_eq!(shown, head.seqs, "commits of {batch}");
+            }
+        }
+        opened.outbox.close().unwrap();
+        assert_eq!(all(&reopen(&path)), records(1..=count));
+    }
+}
+
+#[test]
+fn many_restarts_leave_few_databases() {
+    let root = tempfile::tempdir().unwrap();
+    let options = small(&root.path().join("outbox"));
+    for seq in 1..=60 {
+        let mut opened = open(&options).unwrap();
+        assert_eq!(
+            (opened.findings.as_slice(), opened.seq_next),
+            (&[][..], Seq(seq))
+        );
+        opened.outbox.append(&records(seq..=seq)).unwrap();
+        assert!(databases(&options.path).len() <= 17);
+        opened.outbox.forget(Seq(seq / 2), Seq(seq / 2)).unwrap();
+        if seq % 2 == 0 {
+            opened.outbox.close().unwrap();
+        }
+    }
+    let opened = open(&options).unwrap();
+    assert_eq!(all(&opened), records(31..=60));
+    assert_eq!(opened.outbox.report().pending, 30);
 }
