@@ -19,6 +19,8 @@ const RELAPSES_FORGOTTEN_AFTER: u32 = 4096;
 const RELAPSE_WITHIN_PROBATIONS: u32 = 8;
 /// A held sample's variance stops growing after this many ticks (prototype).
 const STALENESS_TICKS_MAX: u32 = 1000;
+/// Samples kept out at first sight, before the isolation, from which a relapse has done no harm.
+const GATED_SCORE_MIN: f64 = 2.0;
 /// Missing samples count towards the gross score up to here (prototype).
 const GROSS_SCORE_MAX: f64 = 12.0;
 
@@ -71,6 +73,8 @@ pub(super) struct Channel {
     pub(super) noise: f64,
     /// Variance of the slow part of the residual.
     pub(super) wander: f64,
+    /// The furthest that the slow part of the residual has been.
+    pub(super) excursion: f64,
     /// Samples learned from.
     pub(super) samples: u32,
     /// Samples in the look at the channel that is going on.
@@ -122,6 +126,7 @@ impl Channel {
             offset: 0.0,
             noise: 0.0,
             wander: 0.0,
+            excursion: 0.0,
             samples: 0,
             looked: 0,
             relooks: 0,
@@ -192,7 +197,10 @@ impl Channel {
             .probation_length(clear_count)
             .saturating_mul(RELAPSE_WITHIN_PROBATIONS);
         if self.since_readmission < soon {
-            if self.relapses == RELAPSES_MAX {
+            let gated = self.gross_score >= GATED_SCORE_MIN;
+            if gated && self.relapses > 0 {
+                // None of its faulty samples was in the value: a longer wait would protect nothing.
+            } else if self.relapses == RELAPSES_MAX {
                 self.standing = Standing::Failed;
             } else {
                 self.relapses += 1;
@@ -282,6 +290,12 @@ impl Channel {
             wander_growth_max(commissioning) * self.wander.max(0.05 * typical_variance);
         self.wander += (square(self.slow).min(wander_max) - self.wander)
             / samples.clamp(WANDER_SAMPLES_MIN, WANDER_SAMPLES);
+        let further = (self.slow.abs() - self.excursion).max(0.0);
+        self.excursion += if commissioning {
+            further
+        } else {
+            further / WANDER_SAMPLES
+        };
         if accuracy > 0.0 {
             self.wander = self.wander.min(square(accuracy).max(self.noise));
         }

@@ -28,10 +28,12 @@ const REFINING_TICKS: u32 = 1000;
 const REFINING_SAMPLES_MIN: u32 = 64;
 /// An offset beyond this many robust spreads at start is a fault (prototype).
 const OFFSET_SPREADS_MAX: f64 = 6.0;
-/// An offset beyond this many times the given accuracy is a fault, unless noise alone may explain it.
-const OFFSET_ACCURACIES_MAX: f64 = 4.0;
-/// Noise beyond this many times the given accuracy is a fault, unless the siblings are noisy too.
-const NOISE_ACCURACIES_MAX: f64 = 3.0;
+/// Times the given accuracy that two healthy channels differ by at most.
+const DIFFERENCE_ACCURACIES: f64 = 1.5;
+/// An offset beyond this many times the difference that the accuracy allows is a fault, unless noise alone may explain it.
+const OFFSET_ACCURACIES_MAX: f64 = 2.7;
+/// Noise beyond this many times the difference that the accuracy allows is a fault, unless the siblings are noisy too.
+const NOISE_ACCURACIES_MAX: f64 = 2.0;
 /// A pair's difference at start beyond this many of its noise deviations leaves a doubt when no accuracy is given.
 const PAIR_SPREADS_MAX: f64 = 12.0;
 /// A residual beyond this many typical ones is left out of the value in the first phase (prototype).
@@ -49,7 +51,7 @@ const KEPT_VARIANCE_SHARE: f64 = 0.62;
 /// Variance of the wander at start, as a share of the noise.
 const WANDER_START_SHARE: f64 = 1.0;
 /// Standard deviation of the wander at start, as a share of a given accuracy.
-const WANDER_START_ACCURACY: f64 = 0.4;
+const WANDER_START_ACCURACY: f64 = 0.7;
 /// Standard deviation of the wander at start, as a share of the offsets' own: what differs much also wanders much.
 const WANDER_START_OFFSETS: f64 = 1.5;
 /// An offset this many noise deviations from the middle of all counts half in their mean.
@@ -121,9 +123,11 @@ impl Commission {
         ticks <= REFINING_TICKS
     }
 
-    /// Half-width within which no channel is blamed at this value: the accuracy given, or nothing.
+    /// Distance within which no channel is blamed at this value: two channels that keep to the accuracy given may differ
+    /// by twice it, and seldom do by more than this. None where none is given.
     pub(super) fn accuracy(config: &VoterConfig, reference: f64) -> f64 {
-        config.accuracy_absolute.unwrap_or(0.0) + config.accuracy_relative * reference.abs()
+        DIFFERENCE_ACCURACIES
+            * (config.accuracy_absolute.unwrap_or(0.0) + config.accuracy_relative * reference.abs())
     }
 
     /// Residual that enters the value of the first phase at most.
@@ -234,7 +238,7 @@ impl Voter {
         let noise = self.sorted.median();
         if few {
             let limit = if tick.accuracy > 0.0 {
-                (2.0 * tick.accuracy).max(OFFSET_SPREADS_MAX * root(noise))
+                tick.accuracy.max(OFFSET_SPREADS_MAX * root(noise))
             } else {
                 PAIR_SPREADS_MAX * root(noise)
             };

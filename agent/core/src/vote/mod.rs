@@ -275,7 +275,7 @@ impl VoterConfig {
             accuracy_relative: 0.0,
             sources_min: 1,
             fail_count: 3,
-            clear_count: 30,
+            clear_count: 20,
             on_split: OnSplit::Weighted,
             on_quorum_loss: OnQuorumLoss::Hold,
             hold_ticks_max: 10,

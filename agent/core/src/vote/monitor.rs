@@ -49,7 +49,7 @@ impl Voter {
         for channel in self.channels.iter_mut().filter(|channel| channel.usable) {
             let gate = GROSS_DEVIATIONS - channel.above.max(channel.below).min(EVIDENCE_GATE_MAX);
             channel.gross = beyond(channel.residual, gate, channel.variance_now)
-                && channel.residual.abs() > tick.accuracy;
+                && channel.residual.abs() > tick.reach;
             gross += usize::from(channel.gross && channel.candidate);
         }
         tick.lost = tick.candidates - gross < tick.candidates / 2 + 1;
@@ -123,15 +123,18 @@ impl Channel {
                 self.slow,
                 SLOW_DEAD_ZONE,
                 mean_variance_share(SLOW_GAIN),
-                tick.accuracy,
+                tick.reach,
             )
         {
             return Some(Reason::Drift);
         }
-        if tick.accuracy > 0.0 && (self.offset + self.slow).abs() > offset_max {
+        if tick.accuracy > 0.0
+            && (self.offset + self.slow).abs()
+                > offset_max + 2.0 * RESOLUTION_SHARE * self.motion.half_resolution()
+        {
             return Some(Reason::Drift);
         }
-        let evidence = self.weigh(tick.accuracy);
+        let evidence = self.weigh(tick.reach);
         if evidence > EVIDENCE_PER_FAULT * fail_count {
             return Some(Reason::Bias);
         }
@@ -147,13 +150,13 @@ impl Channel {
     }
 
     /// Adds what exceeds the tolerance to the evidence (a two-sided cumulative sum, Page 1954) and returns the larger.
-    fn weigh(&mut self, accuracy: f64) -> f64 {
+    fn weigh(&mut self, reach: f64) -> f64 {
         let noise = self.noise.max(self.variance - self.wander);
         let tolerance = root(
             square(TOLERANCE_NOISE_DEVIATIONS) * noise
                 + square(TOLERANCE_WANDER_DEVIATIONS) * self.wander,
         )
-        .max(accuracy.max(RESOLUTION_SHARE * self.motion.half_resolution()));
+        .max(reach.max(RESOLUTION_SHARE * self.motion.half_resolution()));
         let scale = 1.0 / root(self.variance);
         let exceeds = |beyond: f64| ((beyond - tolerance) * scale).min(EVIDENCE_SAMPLE_MAX);
         self.above = (self.above + exceeds(self.residual)).max(0.0);

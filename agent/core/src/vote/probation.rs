@@ -37,10 +37,16 @@ impl Voter {
             } else {
                 tick.reference
             };
+            // A pair cannot put a relapse right at once: the wait for it is half as long again.
+            let clear_count = if count == 1 {
+                self.config.clear_count.saturating_mul(3) / 2
+            } else {
+                self.config.clear_count
+            };
             let reference_share = REFERENCE_VARIANCE_SHARE / f64::from(count);
             for channel in &mut self.channels {
                 if channel.standing == Standing::Isolated && channel.fresh {
-                    channel.serve(reference, reference_share, self.config.clear_count);
+                    channel.serve(reference, reference_share, clear_count);
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! repeats a value is healthy, and so is a channel of a quantity that stands still.
 //! Must not: judge a channel by an absolute count of equal samples.
 
-use super::statistics::{VARIANCE_FLOOR, square};
+use super::statistics::{VARIANCE_FLOOR, beyond, square};
 
 /// Expected changes that did not come, after which a channel is stuck (prototype).
 const EVIDENCE_STUCK: f64 = 25.0;
@@ -16,6 +16,10 @@ const EVIDENCE_FREE: f64 = 5.0;
 const EVIDENCE_LEARN_MAX: f64 = 8.0;
 /// A channel that changes more often than this is stuck by evidence alone (prototype).
 const CHANGE_SHARE_BUSY: f64 = 0.5;
+/// Where the reference moved less than this many standard deviations, a busy channel is stuck by much more evidence.
+const MISSED_DEVIATIONS: f64 = 1.0;
+/// Evidence that suffices whatever the reference did.
+const EVIDENCE_ALONE: f64 = 200.0;
 /// A coarse channel is stuck only when the reference moved this many of its typical steps (prototype).
 const STEPS_MISSED: f64 = 1.5;
 /// A channel is not believed to change more seldom than this, or one stuck from the start would be normal.
@@ -133,6 +137,7 @@ impl Motion {
         movers: Movers,
         activity: Activity,
         reference: f64,
+        variance: f64,
         trusted: bool,
     ) {
         if self.changed {
@@ -158,9 +163,13 @@ impl Motion {
                 self.learn_share(0.0);
             }
         }
+        let missed = (reference - self.reference_at_change).abs();
         self.stuck = self.evidence > EVIDENCE_STUCK
-            && (self.change_share > CHANGE_SHARE_BUSY
-                || (reference - self.reference_at_change).abs() > STEPS_MISSED * self.step_typical);
+            && if self.change_share > CHANGE_SHARE_BUSY {
+                self.evidence > EVIDENCE_ALONE || beyond(missed, MISSED_DEVIATIONS, variance)
+            } else {
+                missed > STEPS_MISSED * self.step_typical
+            };
     }
 
     /// The plain share at first, then an exponential mean.

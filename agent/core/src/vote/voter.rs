@@ -11,14 +11,18 @@ use super::channel::{Channel, Standing};
 use super::commission::Commission;
 use super::fuse::Held;
 use super::pair::Pair;
-use super::statistics::{Sorted, VARIANCE_FLOOR, square};
+use super::statistics::{Sorted, VARIANCE_FLOOR, root, square};
 use super::stuck::{Activity, Movers};
 use super::{CHANNELS_MAX, Reading, Vote, VoterConfig};
 
 /// The variance used is at least this share of the typical one: a dead channel has none and looks perfect.
 const VARIANCE_SHARE_MIN: f64 = 0.25;
 /// The standard deviation used is at least this share of the datasheet accuracy (prototype).
-const ACCURACY_SHARE_MIN: f64 = 0.1;
+const ACCURACY_SHARE_MIN: f64 = 0.05;
+/// Healthy channels wander this much further than they have: what one has done its siblings may do.
+const EXCURSION_FACTOR: f64 = 1.8;
+/// While nothing is known of how far channels wander they may wander by this many standard deviations.
+const COMMISSIONING_DEVIATIONS: f64 = 6.0;
 /// Relative rounding of a double, with room: no spread below it means anything.
 const ROUNDING: f64 = 1e-15;
 
@@ -47,6 +51,8 @@ pub(super) struct Tick {
     pub(super) spread: f64,
     /// Half-width within which no channel is blamed.
     pub(super) accuracy: f64,
+    /// Distance that a healthy channel may reach: the accuracy, or how far the channels have wandered.
+    pub(super) reach: f64,
     /// Channels in the reference.
     pub(super) candidates: usize,
     /// No trusted channel was usable: isolated ones stand in.
@@ -138,6 +144,7 @@ impl Voter {
             reference,
             spread: self.sorted.highest() - self.sorted.lowest(),
             accuracy: Commission::accuracy(&self.config, reference),
+            reach: 0.0,
             candidates,
             last_resort,
             warming: self.commission.warming(),
@@ -162,6 +169,15 @@ impl Voter {
             + square(ROUNDING * tick.reference)
             + VARIANCE_FLOOR;
         let drift_variance = self.held.step_variance;
+        let excursion = self
+            .channels
+            .iter()
+            .fold(0.0, |most, channel| f64::max(most, channel.excursion));
+        tick.reach = tick.accuracy.max(EXCURSION_FACTOR * excursion);
+        if tick.commissioning && tick.accuracy == 0.0 {
+            let unknown = COMMISSIONING_DEVIATIONS * root(tick.typical_variance);
+            tick.reach = tick.reach.max(unknown);
+        }
         for channel in &mut self.channels {
             channel.measure(tick.reference, tick.variance_floor, drift_variance);
         }
@@ -183,9 +199,13 @@ impl Voter {
         self.activity.observe(movers);
         for channel in self.channels.iter_mut().filter(|channel| channel.fresh) {
             let trusted = channel.standing == Standing::Trusted;
-            channel
-                .motion
-                .compare(movers, self.activity, tick.reference, trusted);
+            channel.motion.compare(
+                movers,
+                self.activity,
+                tick.reference,
+                channel.variance,
+                trusted,
+            );
         }
     }
 
