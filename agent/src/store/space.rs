@@ -61,7 +61,7 @@ impl Outbox {
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), StoreFault> {
         let size_max = self.options.size_bytes_max.max(SIZE_BYTES_MIN);
         // sled takes up to twice the records where commits are small.
-        let needed = bytes.saturating_mul(2).saturating_add(4_096);
+        let needed = bytes.saturating_mul(2).saturating_add(16_384);
         loop {
             let is_over = self.disk_bytes().saturating_add(needed) > size_max;
             if !is_over && self.databases.len() <= DATABASES_MAX {
