@@ -14,6 +14,7 @@ use quorate_models::Runner;
 
 use crate::{
     announcement::Announcement,
+    checkpoint,
     clock::{self, Clock},
     http, inference, mqtt,
     outcome::Outcome,
@@ -66,7 +67,7 @@ pub fn assemble(
     for finding in &opened.findings {
         tracing::warn!("{finding}");
     }
-    let found: Vec<Event> = opened
+    let mut found: Vec<Event> = opened
         .findings
         .iter()
         .filter_map(store::Finding::event)
@@ -88,6 +89,12 @@ pub fn assemble(
     };
     let inference = inference::spawn(parts.runners, &events).map_err(Outcome::failed)?;
     let sensing = sensing(&events)?;
+    let saved = checkpoint::path(&parts.store.path);
+    match checkpoint::read(&saved) {
+        Ok(Some(checkpoint)) => found.push(Event::Checkpoint(checkpoint)),
+        Ok(None) => {}
+        Err(error) => tracing::warn!("{error}"),
+    }
     let recovered = Recovered {
         epoch: opened.epoch,
         seq_next: opened.seq_next,
@@ -107,6 +114,7 @@ pub fn assemble(
         inference,
         store,
         link,
+        checkpoints: checkpoint::Keeper::spawn(saved).map_err(Outcome::failed)?,
         picture,
         announcement,
         supervisor: Supervisor::new(),

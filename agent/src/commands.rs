@@ -25,7 +25,7 @@ use signal_hook::{
 use crate::{
     assembly::{self, Parts},
     clock::Clock,
-    inference, mqtt, outbox_command, outbox_look,
+    explain, inference, mqtt, outbox_command, outbox_look,
     outcome::Outcome,
     replay,
     sensing::Sensing,
@@ -234,6 +234,35 @@ pub fn replay(
         Err(error @ replay::ReplayError::Output(_)) => Err(Outcome::failed(error)),
         Err(error) => Err(Outcome::refused(error)),
     }
+}
+
+/// `quorate vote explain`: why the vote of a moment is what it is, for one quantity or all.
+///
+/// # Errors
+/// Status 2 for the configuration, the models, the trace and a quantity that is not there, 1 when the output fails.
+pub fn vote_explain(
+    path: &Path,
+    input: &Path,
+    at_s: Option<f64>,
+    only: Option<&str>,
+    output: &mut impl Write,
+) -> Result<(), Outcome> {
+    let settings = Settings::load(path).map_err(Outcome::refused)?;
+    let (config, runners) = load_models(&settings)?;
+    if let Some(name) = only.filter(|name| config.quantities.iter().all(|it| it.id != *name)) {
+        return Err(Outcome::Refused(format!("no quantity `{name}`")));
+    }
+    let mut trace = Trace::open(input).map_err(Outcome::refused)?;
+    let name = input.display().to_string();
+    let found =
+        replay::explain(&config, runners, &name, &mut trace, at_s).map_err(Outcome::refused)?;
+    for (id, explanation) in &found {
+        let quantity = &config.quantities[id.index()];
+        if only.is_none_or(|only| only == quantity.id) {
+            explain::write(&config, quantity, explanation, output).map_err(Outcome::failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// `quorate status`: what the running agent says of itself.

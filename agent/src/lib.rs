@@ -7,10 +7,12 @@
 
 pub mod announcement;
 pub mod assembly;
+pub mod checkpoint;
 pub mod clock;
 pub mod commands;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod explain;
 pub mod http;
 pub mod inference;
 pub mod inflight;

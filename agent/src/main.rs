@@ -59,6 +59,11 @@ enum Command {
         #[arg(long, value_name = "OUT.jsonl")]
         output: Option<PathBuf>,
     },
+    /// Look into a vote.
+    Vote {
+        #[command(subcommand)]
+        command: VoteCommand,
+    },
     /// What the running agent says of itself.
     Status {
         /// The answer as JSON, for programs.
@@ -72,6 +77,25 @@ enum Command {
     Outbox {
         #[command(subcommand)]
         command: OutboxCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum VoteCommand {
+    /// Replay a trace up to a moment and say why the vote there is what it is.
+    Explain {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The trace, in CSV.
+        #[arg(long, value_name = "TRACE.csv")]
+        input: PathBuf,
+        /// The moment, in seconds as in the trace; its end when not given.
+        #[arg(long, value_name = "SECONDS")]
+        at: Option<f64>,
+        /// This quantity alone.
+        #[arg(long, value_name = "ID")]
+        quantity: Option<String>,
     },
 }
 
@@ -166,6 +190,15 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
             input,
             output,
         } => commands::replay(&config, &input, output.as_deref(), out),
+        Command::Vote {
+            command:
+                VoteCommand::Explain {
+                    config,
+                    input,
+                    at,
+                    quantity,
+                },
+        } => commands::vote_explain(&config, &input, at, quantity.as_deref(), out),
         Command::Status { json, address } => commands::status(address, json, out),
         Command::Outbox { command } => match command {
             OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),

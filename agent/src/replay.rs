@@ -10,7 +10,7 @@ use std::{
 };
 
 use quorate_core::{
-    agent::Agent,
+    agent::{Agent, Explanation},
     config::{Config, Recovered},
     event::{Action, Event},
     record::{self, Body, Excluded, Inference, Outputs, Record},
@@ -83,29 +83,46 @@ pub fn run(
     output: &mut impl Write,
 ) -> Result<Summary, ReplayError> {
     let columns = match_columns(config, name, trace)?;
-    let mut replay = Replay {
-        config: for_replay(config),
-        runners,
-        agent: None,
-        actions: Vec::new(),
-        events: VecDeque::new(),
-        output,
-        summary: Summary::default(),
-    };
+    let mut replay = Replay::new(config, runners, output);
     let mut last = Mono(0);
     while let Some(row) = trace.next_row()? {
         let now = instant(name, row.time_s)?;
-        replay.advance_to(now)?;
-        for (cell, sensor) in row.cells.iter().zip(&columns) {
-            if let (Cell::Value(value), Some(sensor)) = (cell, sensor) {
-                replay.sample(now, *sensor, *value)?;
-            }
-        }
-        replay.summary.rows += 1;
+        replay.row(now, row.cells, &columns)?;
         last = now;
     }
     replay.finish(last)?;
     Ok(replay.summary)
+}
+
+/// Runs the core over `trace` up to `at_s` (to its end when not given) and says why the last votes are what they are, one
+/// per quantity that has voted.
+///
+/// # Errors
+/// The trace is faulty, or names no configured sensor, or the time is none.
+pub fn explain(
+    config: &Config,
+    runners: Vec<Runner>,
+    name: &str,
+    trace: &mut Trace,
+    at_s: Option<f64>,
+) -> Result<Vec<(QuantityId, Explanation)>, ReplayError> {
+    let columns = match_columns(config, name, trace)?;
+    let end = at_s.map(|at_s| instant(name, at_s)).transpose()?;
+    let mut nowhere = io::sink();
+    let mut replay = Replay::new(config, runners, &mut nowhere);
+    let mut last = Mono(0);
+    while let Some(row) = trace.next_row()? {
+        let now = instant(name, row.time_s)?;
+        if end.is_some_and(|end| now > end) {
+            break;
+        }
+        replay.row(now, row.cells, &columns)?;
+        last = now;
+    }
+    replay.finish(end.map_or(last, |end| end.max(last)))?;
+    let ids = (0..).map(QuantityId).take(config.quantities.len());
+    let explained = |id: QuantityId| Some((id, replay.agent.as_ref()?.explain(id)?));
+    Ok(ids.filter_map(explained).collect())
 }
 
 /// Which sensor each column is; a column that is no configured sensor is passed over.
@@ -176,7 +193,35 @@ struct Replay<'a, W: Write> {
     summary: Summary,
 }
 
-impl<W: Write> Replay<'_, W> {
+impl<'a, W: Write> Replay<'a, W> {
+    fn new(config: &Config, runners: Vec<Runner>, output: &'a mut W) -> Self {
+        Self {
+            config: for_replay(config),
+            runners,
+            agent: None,
+            actions: Vec::new(),
+            events: VecDeque::new(),
+            output,
+            summary: Summary::default(),
+        }
+    }
+
+    fn row(
+        &mut self,
+        now: Mono,
+        cells: &[Cell],
+        columns: &[Option<SensorId>],
+    ) -> Result<(), ReplayError> {
+        self.advance_to(now)?;
+        for (cell, sensor) in cells.iter().zip(columns) {
+            if let (Cell::Value(value), Some(sensor)) = (cell, sensor) {
+                self.sample(now, *sensor, *value)?;
+            }
+        }
+        self.summary.rows += 1;
+        Ok(())
+    }
+
     /// Gives the core every deadline before `now`; the grid of ticks begins with the first row.
     fn advance_to(&mut self, now: Mono) -> Result<(), ReplayError> {
         if self.agent.is_none() {
@@ -259,6 +304,7 @@ impl<W: Write> Replay<'_, W> {
             | Action::Forget { .. }
             | Action::Discard { .. }
             | Action::Settle { .. }
+            | Action::Checkpoint(_)
             | Action::Connect
             | Action::Disconnect { .. }
             | Action::StrokeWatchdog => Ok(None),

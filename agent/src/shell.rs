@@ -16,8 +16,8 @@ use quorate_core::{
 };
 
 use crate::{
-    announcement::Announcement, clock::Clock, http, inference, mqtt, sensing::Sensing, store,
-    supervisor::Supervisor,
+    announcement::Announcement, checkpoint, clock::Clock, http, inference, mqtt, sensing::Sensing,
+    store, supervisor::Supervisor,
 };
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
@@ -26,6 +26,8 @@ const WALL_MS: u64 = 10_000;
 const PICTURE_MS: u64 = 250;
 /// At the end the store has this long to make its last commit.
 const STORE_END: Duration = Duration::from_secs(20);
+/// At the end the last checkpoint has this long to be written.
+const CHECKPOINT_END: Duration = Duration::from_secs(5);
 /// At the end the link has this long to say goodbye.
 const LINK_END: Duration = Duration::from_secs(3);
 
@@ -74,6 +76,8 @@ pub struct Shell {
     pub store: Hand<Sender<store::Command>>,
     /// The broker, where one is configured.
     pub link: Option<Hand<mqtt::Commands>>,
+    /// What the voters have learned, on disk.
+    pub checkpoints: checkpoint::Keeper,
     /// The endpoint's picture.
     pub picture: http::Publisher,
     /// The retained status at the broker.
@@ -184,6 +188,7 @@ impl Shell {
             Action::Settle { first, last, .. } => {
                 self.tell_store(store::Command::Settle { first, last }, None, own)
             }
+            Action::Checkpoint(checkpoint) => self.checkpoints.keep(checkpoint),
             Action::Connect => self.tell_link(mqtt::Command::Connect, own),
             Action::Publish { batch, records } => {
                 self.tell_link(mqtt::Command::Publish { batch, records }, own)
@@ -259,6 +264,7 @@ impl Shell {
             tracing::error!("the store thread did not take its last command");
         }
         wait(self.store.thread, STORE_END, "store");
+        wait(self.checkpoints.end(), CHECKPOINT_END, "checkpoint");
     }
 }
 

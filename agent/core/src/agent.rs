@@ -5,12 +5,16 @@
 //! Invariants: [`Agent::handle`] is total and returns no error; the same configuration, start and events give the same
 //! actions; a vote is given for every tick of the grid, once.
 
+mod memory;
 mod picture;
 mod telling;
+
+pub use picture::Explanation;
 
 use alloc::{string::String, vec::Vec};
 
 use crate::{
+    checkpoint,
     config::{Config, Recovered},
     device::Devices,
     event::{AckOutcome, Action, Event, InferenceFault, ProbeFault, StoredRecord, Worker},
@@ -49,6 +53,7 @@ pub struct Agent {
     polled_since: Option<Mono>,
     counters: Counters,
     changes: Vec<Change>,
+    checkpoint_next: Mono,
 }
 
 impl Agent {
@@ -83,6 +88,7 @@ impl Agent {
             polled_since: None,
             counters: Counters::default(),
             changes: Vec::new(),
+            checkpoint_next: now.plus_ms(checkpoint::PERIOD_MS),
             config,
         }
     }
@@ -99,11 +105,12 @@ impl Agent {
         let quantities = self.quantities.iter().map(Quantity::next_deadline);
         let link = self.link.as_ref().and_then(Link::next_deadline);
         let outbox = self.outbox.next_deadline(self.link_is_up());
-        let others = [Some(self.vitals.next_deadline()), link, outbox];
+        let own = self.vitals.next_deadline().min(self.checkpoint_next);
+        let others = [Some(own), link, outbox];
         quantities
             .chain(others.into_iter().flatten())
             .min()
-            .unwrap_or(self.vitals.next_deadline())
+            .unwrap_or(own)
     }
 
     /// Takes one event and appends what is to be done. The only way in.
@@ -136,6 +143,7 @@ impl Agent {
                 through,
                 records,
             } => self.take_records(now, (after, through), records, actions),
+            Event::Checkpoint(checkpoint) => self.restore(now, &checkpoint, actions),
             Event::LoadFailed { .. } => {
                 self.counters.store_faults += 1;
                 self.outbox.load_failed(now);
@@ -160,14 +168,7 @@ impl Agent {
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
-            Event::Stop => self.tell(
-                now,
-                Occurrence {
-                    what: "stopping",
-                    ..Occurrence::default()
-                },
-                actions,
-            ),
+            Event::Stop => self.stop(now, actions),
         }
         self.tell_gone(now, actions);
         self.advance(now, actions);
@@ -181,6 +182,9 @@ impl Agent {
         }
         if let Some(link) = &mut self.link {
             link.advance(now, actions);
+        }
+        if now >= self.checkpoint_next {
+            self.save(now, actions);
         }
         self.outbox.advance(now, self.link_is_up(), actions);
         if now >= self.vitals.next_deadline() {

@@ -7,6 +7,7 @@
 use alloc::{string::String, sync::Arc, vec::Vec};
 
 use crate::{
+    checkpoint::Checkpoint,
     record::Record,
     units::{BatchId, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
@@ -59,6 +60,8 @@ pub enum Event {
         /// The records; empty when there is none in the range.
         records: Vec<StoredRecord>,
     },
+    /// What the voters had learned when it was saved last; comes once, before the first sample.
+    Checkpoint(Checkpoint),
     /// The store could not read.
     LoadFailed {
         /// What the store said.
@@ -302,6 +305,8 @@ pub enum Action {
         /// As in [`Event::RecordsGone`].
         cause: GoneCause,
     },
+    /// Save what the voters have learned; nothing waits for it.
+    Checkpoint(Checkpoint),
     /// Make a new connection; answered by [`Event::LinkUp`] or [`Event::LinkDown`].
     Connect,
     /// End the connection at once, without waiting for anything; answered by [`Event::LinkDown`].

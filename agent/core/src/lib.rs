@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod agent;
 mod breaker;
+pub mod checkpoint;
 pub mod config;
 mod device;
 pub mod event;

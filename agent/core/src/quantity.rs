@@ -10,7 +10,10 @@ use crate::{
     health::{ChannelHealth, QuantityHealth},
     sensor::{Sensor, Timing},
     units::{Mono, SensorId},
-    vote::{ChannelState, Method, Quality, Reading, Reason, Vote, VoterConfig},
+    vote::{
+        ChannelState, ChannelView, Learned, Method, Quality, Reading, Reason, Vote, VoteView,
+        VoterConfig,
+    },
 };
 
 /// A channel that changed its standing.
@@ -189,6 +192,21 @@ impl Quantity {
                 reason: verdict.reason.map(Reason::as_str),
             });
         }
+    }
+
+    /// What its voter has learned, where it learns and has.
+    pub(crate) fn learned(&self) -> Option<Learned> {
+        self.voter.learned()
+    }
+
+    /// Goes on with what was learned before; false where it does not fit.
+    pub(crate) fn restore(&mut self, learned: &Learned) -> bool {
+        self.voter.restore(learned)
+    }
+
+    /// The numbers behind its last vote, where it measures.
+    pub(crate) fn explain(&self) -> Option<(VoteView, Vec<ChannelView>)> {
+        self.voter.explain()
     }
 
     pub(crate) fn excluded(&self) -> Vec<SensorId> {

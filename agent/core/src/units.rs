@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Monotonic milliseconds since an origin that the shell chose at start (since boot on a device). It decides; it never
 /// steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +42,9 @@ impl Seq {
 pub struct Epoch(pub u64);
 
 /// Identity of one boot of the device, which gives [`Mono`] its meaning across restarts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct BootId(pub [u8; 16]);
 
 impl fmt::Display for BootId {

@@ -168,6 +168,7 @@ fn quantity(
     let (accuracy_absolute, accuracy_relative) = accuracy.transpose()?.unwrap_or((None, 0.0));
     let (kind, labels) = kind(places, key, &quantity)?;
     let period_ms = quantity.period_ms.map_or(PERIOD_MS, Spanned::into_inner);
+    let defaults = vote::VoterConfig::new(ids.len());
     let config = QuantityConfig {
         id: quantity.id.get_ref().clone(),
         unit: quantity.unit,
@@ -185,8 +186,12 @@ fn quantity(
         accuracy_absolute,
         accuracy_relative,
         sources_min: quantity.min_sources.map_or(1, Spanned::into_inner),
-        fail_count: quantity.fail_count.map_or(3, Spanned::into_inner),
-        clear_count: quantity.clear_count.map_or(30, Spanned::into_inner),
+        fail_count: quantity
+            .fail_count
+            .map_or(defaults.fail_count, Spanned::into_inner),
+        clear_count: quantity
+            .clear_count
+            .map_or(defaults.clear_count, Spanned::into_inner),
         on_split: match quantity.on_split {
             file::OnSplit::Weighted => vote::OnSplit::Weighted,
             file::OnSplit::Hold => vote::OnSplit::Hold,

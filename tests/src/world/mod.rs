@@ -22,6 +22,7 @@ use std::{
 use fastrand::Rng;
 use quorate_core::{
     agent::Agent,
+    checkpoint::Checkpoint,
     config::{Config, Recovered},
     event::{AckOutcome, Action, Event, StoredRecord},
     record::Body,
@@ -210,6 +211,7 @@ struct World {
     watch: Watch,
     period: Period,
     lives: Vec<Life>,
+    checkpoint: Option<Checkpoint>,
     wall_sync_ms: u64,
     wall_offset_ms: i64,
     actions: Vec<Action>,
@@ -277,6 +279,7 @@ impl World {
             watch: Watch::new(START_MS),
             period: Period::new(START_MS, Mono(0), Seq(1), quantities),
             lives: Vec::new(),
+            checkpoint: None,
             wall_sync_ms: 0,
             wall_offset_ms: 0,
             actions: Vec::new(),
@@ -508,7 +511,11 @@ impl World {
             self.note_dropped(note);
             self.tell_gone(note);
         }
-        self.read_wall()
+        self.read_wall()?;
+        match self.checkpoint.clone() {
+            Some(checkpoint) => self.deliver(Event::Checkpoint(checkpoint)),
+            None => Ok(()),
+        }
     }
 
     /// The process is stopped for a while, as by a debugger or a machine without memory.

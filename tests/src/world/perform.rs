@@ -69,6 +69,12 @@ impl World {
                 self.outcome.discarded += 1;
             }
             Action::Settle { first, last, cause } => self.disk.settle(first, last, cause),
+            Action::Checkpoint(checkpoint) => {
+                // Written in one piece beside the outbox, or not at all.
+                if !chance(&mut self.random, self.mix.commit_fails) {
+                    self.checkpoint = Some(checkpoint);
+                }
+            }
             Action::Connect => self.connect(),
             Action::Disconnect { .. } => self.disconnect(),
             Action::StrokeWatchdog => {

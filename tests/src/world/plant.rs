@@ -43,7 +43,7 @@ pub(crate) fn config(quantities: usize) -> Config {
         accuracy_relative: 0.0,
         sources_min: 2,
         fail_count: 3,
-        clear_count: 30,
+        clear_count: 20,
         on_split: OnSplit::Weighted,
         on_quorum_loss: OnQuorumLoss::Hold,
         hold_age_ms_max: 10_000,

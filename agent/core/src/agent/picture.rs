@@ -2,15 +2,43 @@
 //!
 //! Owns: how [`Health`] is filled and what makes the agent degraded or failing. Must not: change anything.
 
+use alloc::vec::Vec;
+
 use super::Agent;
 use crate::{
     health::{Condition, Health, SensorHealth},
     infer::Model,
-    units::Mono,
-    vote::Quality,
+    units::{Mono, QuantityId},
+    vote::{ChannelView, Quality, Vote, VoteView},
 };
 
+/// The last vote of a quantity and the numbers behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// When it was given.
+    pub tick: Mono,
+    /// The vote.
+    pub vote: Vote,
+    /// The numbers of the whole; absent for codes, which are counted.
+    pub whole: Option<VoteView>,
+    /// The numbers of each channel, in order; empty for codes.
+    pub channels: Vec<ChannelView>,
+}
+
 impl Agent {
+    /// Why the last vote of a quantity is what it is; absent before the first.
+    #[must_use]
+    pub fn explain(&self, quantity: QuantityId) -> Option<Explanation> {
+        let quantity = self.quantities.get(quantity.index())?;
+        let (whole, channels) = quantity.explain().unzip();
+        Some(Explanation {
+            tick: quantity.tick?,
+            vote: quantity.vote.clone(),
+            whole,
+            channels: channels.unwrap_or_default(),
+        })
+    }
+
     /// What the agent says of itself now.
     #[must_use]
     pub fn health(&self, now: Mono) -> Health {

@@ -83,12 +83,16 @@ impl Agent {
         self.record(at, Body::Event(occurrence), actions);
     }
 
-    pub(super) fn record(&mut self, at: Mono, body: Body, actions: &mut Vec<Action>) {
-        let stamp = Stamp {
+    pub(super) fn stamp(&self, at: Mono) -> Stamp {
+        Stamp {
             boot: self.boot,
             mono: at,
             wall: self.wall,
-        };
+        }
+    }
+
+    pub(super) fn record(&mut self, at: Mono, body: Body, actions: &mut Vec<Action>) {
+        let stamp = self.stamp(at);
         self.counters.records += 1;
         if !self.outbox.add(at, stamp, body, actions) {
             self.counters.records_gone[2] += 1;

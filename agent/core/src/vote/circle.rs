@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Reading, Vote, Voter, VoterConfig};
+use super::{ChannelView, Learned, Reading, Vote, VoteView, Voter, VoterConfig};
 
 /// Votes across the channels of one circular quantity.
 #[derive(Clone, Debug)]
@@ -37,6 +37,22 @@ impl Circle {
     #[must_use]
     pub fn voter(&self) -> &Voter {
         &self.voter
+    }
+
+    /// The numbers behind the last vote, values and reference on the circle.
+    #[must_use]
+    pub fn explain(&self) -> (VoteView, Vec<ChannelView>) {
+        let (mut whole, mut channels) = self.voter.explain();
+        whole.reference = whole.reference.map(|reference| self.wind(reference));
+        for channel in &mut channels {
+            channel.value = channel.value.map(|value| self.wind(value));
+        }
+        (whole, channels)
+    }
+
+    /// Goes on with what was learned before; see [`Voter::restore`].
+    pub fn restore(&mut self, learned: &Learned) -> bool {
+        self.voter.restore(learned)
     }
 
     /// Advances by one tick; see [`Voter::vote`]. `vote` must still hold the verdicts of the last tick.

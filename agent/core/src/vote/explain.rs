@@ -2,6 +2,8 @@
 //!
 //! Owns: the view. Must not: compute anything that the vote did not.
 
+use alloc::vec::Vec;
+
 use super::Voter;
 use super::statistics::root;
 
@@ -44,12 +46,11 @@ pub struct VoteView {
 }
 
 impl Voter {
-    /// The numbers behind one channel of the last vote.
+    /// The numbers behind the last vote: of the whole, and of each channel in order.
     #[must_use]
-    pub fn explain(&self, channel: usize) -> Option<ChannelView> {
+    pub fn explain(&self) -> (VoteView, Vec<ChannelView>) {
         let total: f64 = self.channels.iter().map(|channel| channel.weight).sum();
-        let channel = self.channels.get(channel)?;
-        Some(ChannelView {
+        let channels = self.channels.iter().map(|channel| ChannelView {
             value: channel.usable.then_some(channel.raw),
             fresh: channel.fresh,
             offset: channel.offset,
@@ -64,12 +65,11 @@ impl Voter {
             },
             evidence: channel.above.max(channel.below),
             samples: channel.samples,
-        })
+        });
+        (self.explain_whole(), channels.collect())
     }
 
-    /// The numbers behind the whole of the last vote.
-    #[must_use]
-    pub fn explain_vote(&self) -> VoteView {
+    fn explain_whole(&self) -> VoteView {
         let usable = self.channels.iter().find(|channel| channel.usable);
         VoteView {
             reference: usable.map(|channel| channel.corrected - channel.residual),

@@ -317,7 +317,11 @@ mod tests {
     }
 
     fn majority(channels: usize) -> Majority {
-        Majority::new(VoterConfig::new(channels), 3)
+        let config = VoterConfig {
+            clear_count: 30,
+            ..VoterConfig::new(channels)
+        };
+        Majority::new(config, 3)
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! Owns: the choice. Must not: judge.
 
-use super::{Circle, Majority, Reading, Vote, Voter, VoterConfig};
+use alloc::vec::Vec;
+
+use super::{ChannelView, Circle, Learned, Majority, Reading, Vote, VoteView, Voter, VoterConfig};
 
 /// What kind of quantity it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -52,12 +54,31 @@ impl Method {
         }
     }
 
-    /// The measuring voter in it, where there is one.
-    #[must_use]
-    pub fn voter(&self) -> Option<&Voter> {
+    /// Goes on with what was learned before; false where it does not fit. Codes have nothing to learn.
+    pub fn restore(&mut self, learned: &Learned) -> bool {
         match self {
-            Self::Scalar(voter) => Some(voter),
-            Self::Circular(circle) => Some(circle.voter()),
+            Self::Scalar(voter) => voter.restore(learned),
+            Self::Circular(circle) => circle.restore(learned),
+            Self::Codes(_) => false,
+        }
+    }
+
+    /// What it has learned, where it learns and has.
+    #[must_use]
+    pub fn learned(&self) -> Option<Learned> {
+        match self {
+            Self::Scalar(voter) => voter.learned(),
+            Self::Circular(circle) => circle.voter().learned(),
+            Self::Codes(_) => None,
+        }
+    }
+
+    /// The numbers behind the last vote: of the whole, and of each channel. Codes have none.
+    #[must_use]
+    pub fn explain(&self) -> Option<(VoteView, Vec<ChannelView>)> {
+        match self {
+            Self::Scalar(voter) => Some(voter.explain()),
+            Self::Circular(circle) => Some(circle.explain()),
             Self::Codes(_) => None,
         }
     }

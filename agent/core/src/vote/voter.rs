@@ -160,7 +160,11 @@ impl Voter {
 
     /// Every channel's residual, and the variance to hold against it.
     fn measure(&mut self, tick: &mut Tick) {
-        let learned = self.channels.iter().filter(|channel| channel.samples > 0);
+        // While all are being commissioned, what was seen so far.
+        let learned = self
+            .channels
+            .iter()
+            .filter(|channel| channel.samples > 0 || (tick.warming && channel.looked > 1));
         self.sorted
             .refill(learned.map(|channel| channel.noise + channel.wander));
         tick.typical_variance = self.sorted.median();
