@@ -23,6 +23,15 @@ READS = ("pread64", "read", "openat")
 TRACED = "pwrite64,write,fsync,fdatasync,sync_file_range,ftruncate,rename,renameat,renameat2,pread64,read,openat"
 
 
+def bears_no_record(path):
+    """A file that is written in place and holds no body (a store's own progress, say): records do not hang on it. What is
+    renamed later, and a directory, may matter."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return not rig.BODY.search(file.read())
+
+
 def trusting(log):
     """The first acknowledgement that followed a failed sync or write without data written and synced again."""
     owed, unfinished = None, {}
@@ -36,10 +45,10 @@ def trusting(log):
             resumed = re.match(r"<\.\.\. \w+ resumed>", rest)
             if resumed:
                 rest = unfinished.pop(thread, "") + rest
-            call = rest.split("(", 1)[0]
+            call, on = re.match(r"(\w*)(?:\(\d+<([^>]*)>)?", rest).groups()
             if call in ("fsync", "fdatasync", "sync_file_range", "pwrite64") and "(INJECTED)" in rest:
-                owed = "write"
-            elif rest.startswith("write(1,") and "(INJECTED)" not in rest:
+                owed = owed if on and bears_no_record(on) else "write"
+            elif rest.startswith("write(1<") and "(INJECTED)" not in rest:
                 if owed:
                     return rest[:80]
             elif owed == "write" and call in ("write", "pwrite64") and "(INJECTED)" not in rest:
@@ -75,7 +84,7 @@ class Process:
         lines = self.options.bodies.take(self.options.records) if verb == "append" else ()
         inject = ["-e", f"inject={call}:error=EIO:when={when}"] if call else []
         ran = rig.outbox(self.options.binary, verb, store, lines,
-                         ["strace", "-f", "-qqq", "-e", "signal=none", "-o", log, "-e", f"trace={TRACED}", *inject])
+                         ["strace", "-f", "-y", "-qqq", "-e", "signal=none", "-o", log, "-e", f"trace={TRACED}", *inject])
         if verb == "append":
             history.acknowledge(rig.acknowledged(ran, lines))
         if not call:
