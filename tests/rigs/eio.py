@@ -2,6 +2,7 @@
 """Lets writes and flushes fail with EIO under `quorate outbox append`: what was acknowledged all the same must be there.
 
 usage: tests/rigs/eio.py --binary target/release/quorate [--points N] [--device-faults N] [--records N] [--seed N]
+           [--scenario NAME]
 needs: strace that may trace; for the second part root, /dev/fuse, a loop device and mkfs.ext4. Python's own library only.
 
 Part 1: strace fails one system call of the process (once at its K-th, or from there on), --points places for each call.
@@ -20,6 +21,7 @@ import disk, rig
 
 WRITES = ("pwrite64", "write", "fsync", "fdatasync", "sync_file_range", "ftruncate", "rename")
 READS = ("pread64", "read", "openat")
+SCENARIOS = {"append new": WRITES, "append killed": WRITES, "list killed": READS + WRITES}
 TRACED = "pwrite64,write,fsync,fdatasync,sync_file_range,ftruncate,rename,renameat,renameat2,pread64,read,openat"
 
 
@@ -119,7 +121,9 @@ class Process:
         return most
 
     def run(self):
-        for name, calls in (("append new", WRITES), ("append killed", WRITES), ("list killed", READS + WRITES)):
+        for name, calls in SCENARIOS.items():
+            if self.options.scenario not in (None, name):
+                continue
             most = self.trial(name, None, None)
             for call in calls:
                 places = range(1, most[call] + 1)
@@ -211,6 +215,7 @@ def main():
     arguments.add_argument("--points", type=int, default=2)
     arguments.add_argument("--device-faults", type=int, default=40)
     arguments.add_argument("--records", type=int, default=400)
+    arguments.add_argument("--scenario", choices=SCENARIOS, help="only this one of part 1")
     arguments.add_argument("--seed", type=int, default=1)
     a = arguments.parse_args()
     rig.need("strace")
