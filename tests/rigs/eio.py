@@ -8,7 +8,8 @@ needs: strace that may trace; for the second part root, /dev/fuse, a loop device
 Part 1: strace fails one system call of the process (once at its K-th, or from there on), --points places for each call.
 No panic, signal or hang; status 0, or 1 with words. Between a failed sync and the next acknowledgement the trace must
 show data written again and a sync that succeeds: to sync once more proves nothing, Linux forgets what it could not write.
-Afterwards list, append, list must show every acknowledged record. The same for list, with reads that fail.
+Afterwards list, append, list must show every acknowledged record. The same with opens and reads that fail, for append
+and for list.
 Part 2: the device itself (disk.py, under ext4) fails --device-faults times at a random write or flush, for one request,
 for a few or for ever, and keeps nothing of what a failed flush should have kept; then the power is cut and nothing that
 was not flushed stays. Every acknowledged record must be there.
@@ -21,7 +22,7 @@ import disk, rig
 
 WRITES = ("pwrite64", "write", "fsync", "fdatasync", "sync_file_range", "ftruncate", "rename")
 READS = ("pread64", "read", "openat")
-SCENARIOS = {"append new": WRITES, "append killed": WRITES, "list killed": READS + WRITES}
+SCENARIOS = {"append new": WRITES, "append killed": WRITES + READS, "list killed": READS + WRITES}
 TRACED = "pwrite64,write,fsync,fdatasync,sync_file_range,ftruncate,rename,renameat,renameat2,pread64,read,openat"
 
 
