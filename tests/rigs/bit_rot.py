@@ -7,8 +7,8 @@ needs: Linux. Python's own library only. With root the copies lie in memory.
 
 For each of --flips: a copy of the store, one damage (a flipped bit, a 4 KiB block of zeros or of garbage, a truncation, a
 missing file) at a random place of a random file, the small ones as often as the large ones; then `stat`, `list` (with
---first list: these two the other way round), `append`, `list`. A record that is missing must lie in the damaged place and be named, as a
-number or a range, by a finding of `stat`, on standard error, or in an event record of the list.
+--first list: `list`, `stat`), `append`, `list`, `stat`. A record that is missing must lie in the damaged place and be
+named, as a number or a range, by a finding of `stat`, on standard error, or in an event record of the list.
 
 Prints a table, kind of damage by outcome, one line per failure (with what repeats it), and a summary in JSON. Exit 1 on a
 panic, a signal, a hang, a refusal, a silent loss, a loss beyond the damaged place, or a number that names two payloads.
@@ -93,7 +93,7 @@ def judge(binary, store, first, acked, allowed, names, bodies):
     verbs = ("stat", "list") if first == "stat" else ("list", "stat")
     history, texts, shown = rig.History(), [], None
     history.names = dict(names)
-    for step in (*verbs, "append", "list"):
+    for step in (*verbs, "append", "list", "stat"):
         lines = bodies.take(2) if step == "append" else ()
         ran = rig.outbox(binary, step, store, lines)
         if ran.bad:

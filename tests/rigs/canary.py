@@ -15,12 +15,12 @@ import json, os, subprocess, sys, time, zlib
 
 SIN = os.environ.get("QUORATE_CANARY", "")
 # The rig that must catch it, with enough trials for that.
-TRIALS = {"no-fsync": "power_cut.py --cuts 6", "trusts-retry": "eio.py --points 2 --records 100 --device-faults 0",
-          "largest-key": "bit_rot.py --flips 25 --records 200", "silent": "bit_rot.py --flips 10 --records 200",
+TRIALS = {"no-fsync": "power_cut.py --cuts 6", "trusts-retry": "eio.py --points 2 --records 100 --device-faults 0 --scenario append%new",
+          "largest-key": "bit_rot.py --flips 20 --records 200", "silent": "bit_rot.py --flips 10 --records 200",
           "refuses": "bit_rot.py --flips 10 --records 200", "hangs-when-full": "full_disk.py --rounds 1 --part command",
           "early-ack": "kill_syscall.py --points 2 --records 200 --scenario append%killed"}
-HONEST = ("power_cut.py --cuts 12 --drains 0", "eio.py --points 1 --records 100 --device-faults 5",
-          "bit_rot.py --flips 25 --records 200", "kill_syscall.py --points 1 --records 200 --scenario append%killed")
+HONEST = ("power_cut.py --cuts 8 --drains 0", "eio.py --points 1 --records 100 --device-faults 5 --scenario append%killed",
+          "bit_rot.py --flips 12 --records 200", "kill_syscall.py --points 1 --records 200 --scenario append%killed")
 
 
 class Store:
