@@ -122,6 +122,7 @@ impl Outbox {
 
     /// Lets records that are delivered but still there wait again, and returns how many. Durable with the next commit.
     pub fn recall(&mut self, first: Seq, last: Seq) -> u64 {
+        self.finish_opening();
         let head = self.head.as_ref().map(|head| &head.seqs);
         let complete = self.databases.iter().map(|database| &database.seqs);
         let mut again = Ranges::default();
@@ -321,6 +322,7 @@ impl Outbox {
 
     /// Marks records as done, deletes the databases that are, and returns how many records waited until now.
     pub(super) fn settle(&mut self, range: &Ranges) -> u64 {
+        self.finish_opening();
         let before = self.waiting_within(range);
         self.progress.done.insert_all(range);
         let after = self.waiting_within(range);
