@@ -129,13 +129,14 @@ impl Outbox {
         for seqs in complete.chain(head) {
             again.insert_all(&seqs.within(first.0, last.0));
         }
-        let waiting = again.without(&self.progress.done);
+        again = again.without(&again.without(&self.progress.done));
         for (from, to) in again.parts() {
             self.progress.done.remove(*from, *to);
         }
+        self.unseen.get_mut().insert_all(&again);
         self.progress_is_new = true;
         self.note_progress(false);
-        again.count() - waiting.count()
+        again.count()
     }
 
     fn gather(
