@@ -160,6 +160,8 @@ pub struct Outbox {
     /// Gone, and not known to the receiver yet: not written down as done, so that the next opening names it again.
     owed: Ranges,
     ballast_bytes: u64,
+    /// Databases that the opening found without a seal, until the first change.
+    unsealed: Option<Vec<u64>>,
     /// Held for as long as the store is.
     _lock: File,
 }
@@ -203,6 +205,7 @@ impl Outbox {
         if last == u64::MAX {
             return Err(fault("too-large", "the sequence numbers are used up"));
         }
+        self.finish_opening();
         self.reserve(last)?;
         self.claim(&fresh);
         let bytes = fresh.iter().fold(0_u64, |sum, record| {
@@ -426,6 +429,7 @@ impl Outbox {
     /// # Errors
     /// The medium failed; everything that was acknowledged is still there.
     pub fn close(mut self) -> Result<(), StoreFault> {
+        self.finish_opening();
         self.seal_head();
         self.write_progress(true).map_err(|error| io_fault(&error))
     }

@@ -237,6 +237,9 @@ pub(super) fn list(store: &Path) -> io::Result<Listing> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
+        if !entry.path().is_dir() {
+            continue;
+        }
         if let Ok(name) = name.parse() {
             listing.databases.push((name, entry.path()));
         } else if name

@@ -122,19 +122,21 @@ impl Outbox {
 
     /// Lets records that are delivered but still there wait again, and returns how many. Durable with the next commit.
     pub fn recall(&mut self, first: Seq, last: Seq) -> u64 {
+        self.finish_opening();
         let head = self.head.as_ref().map(|head| &head.seqs);
         let complete = self.databases.iter().map(|database| &database.seqs);
         let mut again = Ranges::default();
         for seqs in complete.chain(head) {
             again.insert_all(&seqs.within(first.0, last.0));
         }
-        let waiting = again.without(&self.progress.done);
+        again = again.without(&again.without(&self.progress.done));
         for (from, to) in again.parts() {
             self.progress.done.remove(*from, *to);
         }
+        self.unseen.get_mut().insert_all(&again);
         self.progress_is_new = true;
         self.note_progress(false);
-        again.count() - waiting.count()
+        again.count()
     }
 
     fn gather(
@@ -350,6 +352,7 @@ impl Outbox {
 
     /// Marks records as done, deletes the databases that are, and returns how many records waited until now.
     pub(super) fn settle(&mut self, range: &Ranges) -> u64 {
+        self.finish_opening();
         let before = self.waiting_within(range);
         self.progress.done.insert_all(range);
         let after = self.waiting_within(range);

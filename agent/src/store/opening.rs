@@ -65,7 +65,7 @@ fn open_with(options: &Options) -> io::Result<Opened> {
         account.meta.write(path)?;
     }
     let generations = listing.databases.iter().map(|(name, _)| name.generation);
-    let mut outbox = Outbox {
+    let outbox = Outbox {
         options: options.clone(),
         meta: account.meta,
         progress: account.progress,
@@ -82,9 +82,9 @@ fn open_with(options: &Options) -> io::Result<Opened> {
         gone: Vec::new(),
         owed: account.owed,
         ballast_bytes: space::ballast_bytes(path),
+        unsealed: Some(found.unsealed),
         _lock: held,
     };
-    outbox.finish_opening(&found.unsealed);
     Ok(Opened {
         epoch: Epoch(outbox.meta.epoch),
         seq_next: Seq(outbox.progress.seq_next),
@@ -94,9 +94,12 @@ fn open_with(options: &Options) -> io::Result<Opened> {
 }
 
 impl Outbox {
-    /// What makes the next opening cheaper. Where the medium refuses, it is done again then.
-    fn finish_opening(&mut self, unsealed: &[u64]) {
-        self.renew_ballast();
+    /// What makes the next opening cheaper, done with the first change so that reading need not wait for it. Where the
+    /// medium refuses, it is done again the next time.
+    pub(super) fn finish_opening(&mut self) {
+        let Some(unsealed) = self.unsealed.take() else {
+            return;
+        };
         self.note_progress(true);
         let told = self.progress.told(&self.owed);
         let databases = self.databases.iter_mut();

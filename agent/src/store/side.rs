@@ -116,8 +116,10 @@ impl Progress {
 #[derive(Debug)]
 pub(super) struct ProgressFile {
     file: File,
-    /// The place that is surely on the medium.
+    /// The place that is on the medium.
     synced: u64,
+    /// It was only read so far, perhaps from memory: before the other place is written it must be sure.
+    is_sure: bool,
 }
 
 impl ProgressFile {
@@ -139,6 +141,7 @@ impl ProgressFile {
         let mut opened = Self {
             file,
             synced: newest.as_ref().map_or(0, |(place, _)| *place),
+            is_sure: newest.is_none(),
         };
         if fresh {
             let bytes = vec![0; PLACE_BYTES];
@@ -150,9 +153,6 @@ impl ProgressFile {
             };
             opened.write(0, &empty, true)?;
             sync_directory(directory)?;
-        } else if newest.is_some() {
-            // Read from the page cache, perhaps: only now it is sure. Where the medium refuses, it stays unsure.
-            let _ = opened.file.sync_data();
         }
         Ok((opened, newest.map(|(_, state)| state)))
     }
@@ -167,6 +167,10 @@ impl ProgressFile {
     /// Writes a state. Without `sync` it survives the end of the process but perhaps no power cut.
     pub(super) fn write(&mut self, epoch: u64, state: &Progress, sync: bool) -> io::Result<()> {
         let bytes = encoded(Kind::Progress, epoch, state.number, &state.payload());
+        if !self.is_sure {
+            self.file.sync_data()?;
+            self.is_sure = true;
+        }
         let place = 1 - self.synced;
         self.file.write_all_at(&bytes, offset_of(place))?;
         if sync {

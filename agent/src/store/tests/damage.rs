@@ -190,6 +190,33 @@ fn garbage_in_place_of_side_files_is_no_reason_to_fail_or_to_lose() {
 }
 
 #[test]
+fn strange_names_are_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let (image, waiting) = chain(root.path());
+    let name = database_names(&image).remove(0);
+    let strange = [
+        name.replace("records-", "records-1"),
+        format!("{name}.deleted"),
+        "records-1-2".to_owned(),
+        "progress.new".to_owned(),
+    ];
+    for name in &strange {
+        fs::write(image.join(name), "x").unwrap();
+    }
+    fs::create_dir(image.join("records-1-2-3")).unwrap();
+    assert_eq!(survives(&image, &waiting, "strange names"), 0);
+    assert!(strange.iter().all(|name| image.join(name).exists()));
+}
+
+fn database_names(store: &Path) -> Vec<String> {
+    let databases = super::databases(store);
+    let names = databases.iter().map(|path| path.file_name().unwrap());
+    names
+        .map(|name| name.to_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
 fn a_database_that_vanished_is_told_exactly() {
     let root = tempfile::tempdir().unwrap();
     let (image, waiting) = chain(root.path());
