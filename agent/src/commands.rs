@@ -302,6 +302,7 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
         client_cert_file: mqtt.cert_file.clone(),
         client_key_file: mqtt.key_file.clone(),
         keep_alive_s: mqtt.keep_alive_s,
+        encoding: mqtt.encoding,
         compression: if mqtt.compress {
             mqtt::Compression::Zstd
         } else {

@@ -25,7 +25,7 @@ use quorate_firmware_bridge::{
 };
 use thiserror::Error;
 
-use crate::mqtt::BrokerUrl;
+use crate::mqtt::{BrokerUrl, Encoding};
 
 /// Largest configuration file in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -156,6 +156,8 @@ pub struct Mqtt {
     pub key_file: Option<PathBuf>,
     /// Keep-alive in seconds.
     pub keep_alive_s: u16,
+    /// Form of the batches.
+    pub encoding: Encoding,
     /// Whether larger batches are compressed.
     pub compress: bool,
     /// How records are batched.

@@ -292,7 +292,13 @@ impl<'a> Session<'a> {
         // Before CONNACK there is no connection that the message could be meant for.
         self.packet_bytes_max?;
         let options = self.options;
-        let message = batch::encode(&options.device, options.epoch, records, options.compression);
+        let message = batch::encode(
+            &options.device,
+            options.epoch,
+            records,
+            options.encoding,
+            options.compression,
+        );
         let properties = PublishProperties {
             content_type: Some(message.content_type.to_owned()),
             user_properties: message.user_properties,

@@ -10,6 +10,7 @@
 pub mod batch;
 #[cfg(feature = "demo")]
 pub mod broker;
+pub mod cbor;
 mod client;
 mod fault;
 pub mod ledger;
@@ -58,6 +59,8 @@ pub struct Options {
     pub client_key_file: Option<PathBuf>,
     /// Keep-alive in seconds; 0 is taken as 1, because a connection must not die unnoticed.
     pub keep_alive_s: u16,
+    /// Form of the batches.
+    pub encoding: Encoding,
     /// Whether larger batches are compressed.
     pub compression: Compression,
     /// Life of the store that the records come from.
@@ -74,13 +77,23 @@ pub struct Options {
     pub boot: BootId,
 }
 
-/// How a batch travels.
+/// The form of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// JSON text.
+    #[default]
+    Json,
+    /// CBOR as [`cbor`] lays it out, where that is not larger.
+    Cbor,
+}
+
+/// Whether a batch is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
     /// Zstandard, where it makes the message smaller.
     #[default]
     Zstd,
-    /// As JSON text.
+    /// As it is.
     None,
 }
 

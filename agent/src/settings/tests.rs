@@ -245,8 +245,8 @@ fn wrong_files_say_where_and_what() {
     );
     check(
         "[mqtt]",
-        "[mqtt]\nencoding = \"cbor\"",
-        "q.toml:30:12: mqtt.encoding: encoding `cbor` is not built yet; expected `json`",
+        "[mqtt]\nencoding = \"xml\"",
+        "q.toml:30:12: mqtt.encoding: expected `json` or `cbor`, found `xml`",
     );
     check(
         "[mqtt]",
