@@ -25,7 +25,7 @@ use quorate_firmware_bridge::{
 };
 use thiserror::Error;
 
-use crate::mqtt::{BrokerUrl, Encoding};
+use crate::mqtt::{BrokerUrl, Encoding, Protocol};
 
 /// Largest configuration file in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -156,6 +156,8 @@ pub struct Mqtt {
     pub key_file: Option<PathBuf>,
     /// Keep-alive in seconds.
     pub keep_alive_s: u16,
+    /// Version of MQTT.
+    pub protocol: Protocol,
     /// Form of the batches.
     pub encoding: Encoding,
     /// Whether larger batches are compressed.

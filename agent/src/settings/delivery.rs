@@ -87,6 +87,7 @@ pub(super) fn mqtt(
         );
         return Err(places.wrong(at, "mqtt.topic", message));
     }
+    let protocol = protocol(places, &mqtt)?;
     let encoding = encoding(places, &mqtt)?;
     let compress = compress(places, &mqtt)?;
     check_the_rest(places, &mqtt)?;
@@ -103,11 +104,26 @@ pub(super) fn mqtt(
         cert_file: mqtt.cert_file.map(|file| PathBuf::from(file.into_inner())),
         key_file: mqtt.key_file.map(|file| PathBuf::from(file.into_inner())),
         keep_alive_s: mqtt.keep_alive_s.map_or(30, Spanned::into_inner),
+        protocol,
         encoding,
         compress,
         outbox,
         link,
     })
+}
+
+fn protocol(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<mqtt::Protocol, SettingsError> {
+    let Some(at) = &mqtt.version else {
+        return Ok(mqtt::Protocol::default());
+    };
+    match at.get_ref().text().as_str() {
+        "5" => Ok(mqtt::Protocol::Mqtt5),
+        "3.1.1" => Ok(mqtt::Protocol::Mqtt311),
+        other => {
+            let message = format!("expected `5` or `3.1.1`, found `{other}`");
+            Err(places.wrong(at, "mqtt.version", message))
+        }
+    }
 }
 
 fn encoding(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<mqtt::Encoding, SettingsError> {
