@@ -179,7 +179,12 @@ fn describe(
         None => writeln!(output, "outbox: none; `run` needs one")?,
     }
     match &settings.mqtt {
-        Some(mqtt) => writeln!(output, "broker {} topic {}", mqtt.url, mqtt.topic)?,
+        Some(mqtt) => {
+            writeln!(output, "broker {} topic {}", mqtt.url, mqtt.topic)?;
+            if let Some(warning) = mqtt.protocol.warning() {
+                writeln!(output, "warning: {warning}")?;
+            }
+        }
         None => writeln!(output, "broker: none; records are kept in the outbox")?,
     }
     writeln!(output, "endpoint http://{}/", settings.http.listen)?;
@@ -401,6 +406,8 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
         client_cert_file: mqtt.cert_file.clone(),
         client_key_file: mqtt.key_file.clone(),
         keep_alive_s: mqtt.keep_alive_s,
+        protocol: mqtt.protocol,
+        encoding: mqtt.encoding,
         compression: if mqtt.compress {
             mqtt::Compression::Zstd
         } else {

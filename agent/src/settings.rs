@@ -25,7 +25,10 @@ use quorate_firmware_bridge::{
 };
 use thiserror::Error;
 
-use crate::{mqtt::BrokerUrl, store::OnFull};
+use crate::{
+    mqtt::{BrokerUrl, Encoding, Protocol},
+    store::OnFull,
+};
 
 /// Largest configuration file in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -164,6 +167,10 @@ pub struct Mqtt {
     pub key_file: Option<PathBuf>,
     /// Keep-alive in seconds.
     pub keep_alive_s: u16,
+    /// Version of MQTT.
+    pub protocol: Protocol,
+    /// Form of the batches.
+    pub encoding: Encoding,
     /// Whether larger batches are compressed.
     pub compress: bool,
     /// How records are batched.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills the agent and stops a real mosquitto while records flow, and counts what a subscriber received.
 
-usage: tests/rigs/kill_mosquitto.py --binary target/release/quorate [--records N] [--kills N] [--stops N] [--stop-s S] [--keep DIR]
+usage: tests/rigs/kill_mosquitto.py --binary target/release/quorate [--records N] [--kills N] [--stops N] [--stop-s S] [--mqtt 5|3.1.1] [--keep DIR]
 needs: mosquitto and mosquitto_sub on the PATH. Everything runs on loopback, in a folder that goes at the end, unless
 --keep names one: then the logs of both sides and the store stay there for whoever looks for a lost record.
 
@@ -23,9 +23,9 @@ def free_port():
         return s.getsockname()[1]
 
 
-def configuration(folder, broker, endpoint):
+def configuration(folder, broker, endpoint, version):
     text = f'[device]\nid = "rig"\n[outbox]\npath = "{folder}/outbox"\n[http]\nlisten = "127.0.0.1:{endpoint}"\n'
-    text += (f'[mqtt]\nurl = "mqtt://127.0.0.1:{broker}"\ncompression = "none"\nkeep_alive_s = 5\nack_timeout_ms = 5000\n'
+    text += (f'[mqtt]\nurl = "mqtt://127.0.0.1:{broker}"\ncompression = "none"\nversion = "{version}"\nkeep_alive_s = 5\nack_timeout_ms = 5000\n'
              'first_retry_ms_max = 500\nbackoff_ms_min = 200\nbackoff_ms_max = 2000\nlinger_ms = 50\n')
     for q in range(QUANTITIES):
         for c in "abc":
@@ -76,6 +76,7 @@ def main():
     arguments.add_argument("--stops", type=int, default=20)
     arguments.add_argument("--stop-s", type=float, default=30.0)
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--mqtt", choices=["5", "3.1.1"], default="5")
     arguments.add_argument("--keep")
     a = arguments.parse_args()
     rig.need("mosquitto", "mosquitto_sub")
@@ -88,7 +89,7 @@ def main():
             f.write(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nlog_type all\n"
                     "log_dest stderr\n")
         with open(f"{folder}/quorate.toml", "w") as f:
-            f.write(configuration(folder, port, endpoint))
+            f.write(configuration(folder, port, endpoint, a.mqtt))
         log, broker_log = open(f"{folder}/agent.log", "w"), open(f"{folder}/broker.log", "w")
         broker = subprocess.Popen(["mosquitto", "-c", f"{folder}/mosquitto.conf"], stdout=broker_log, stderr=broker_log)
         wait("the broker", lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)

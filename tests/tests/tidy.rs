@@ -9,9 +9,11 @@ use std::{
 };
 
 /// Crates and calls, and the files that may name them: a path, a folder (ends in `/`) or a prefix (ends in `*`).
-const OWNERS: [(&str, &[&str]); 9] = [
+const OWNERS: [(&str, &[&str]); 11] = [
     ("sled", &["agent/src/store*"]),
     ("rumqttc", &["agent/src/mqtt/"]),
+    ("rumqttc_v4", &["agent/src/mqtt/"]),
+    ("ciborium", &["agent/src/mqtt/"]),
     ("tract_onnx", &["models/src/runner*"]),
     ("tract_core", &["models/src/runner*"]),
     ("linux_embedded_hal", &["firmware-bridge/src/linux*"]),

@@ -1,12 +1,13 @@
 //! From records to the bytes of one message.
 //!
-//! Owns: the envelope around the records and its compression. Must not: parse or change a record; do I/O. Pure.
+//! Owns: the envelope around the records and its compression. Must not: change a record; do I/O. Pure.
 //!
-//! Invariant: the payload bytes of a record stand in the message exactly as they lie in the outbox.
+//! Invariant: in the JSON form the payload bytes of a record stand in the message exactly as they lie in the outbox, and
+//! the CBOR form gives back the same JSON value.
 
 use quorate_core::{event::StoredRecord, units::Epoch};
 
-use super::Compression;
+use super::{Compression, Encoding, cbor};
 
 /// A batch of fewer records is sent as text: the gain is small and a person can read it with any client.
 const COMPRESS_RECORDS_MIN: usize = 4;
@@ -16,16 +17,17 @@ const ZSTD_LEVEL: i32 = 3;
 /// One message, ready to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// The JSON object, or its zstd frame.
+    /// The JSON object or the CBOR array, or the zstd frame of either.
     pub payload: Vec<u8>,
-    /// MQTT 5 content type: `application/json` or `application/json+zstd`.
+    /// MQTT 5 content type: `application/json` or `application/cbor`, with `+zstd` where it is a zstd frame.
     pub content_type: &'static str,
-    /// MQTT 5 user properties: device, epoch, first-seq, count and crc32 (eight hexadecimal digits, of the uncompressed
-    /// JSON), so that a receiver can check and sort without opening the payload.
+    /// MQTT 5 user properties: device, epoch, first-seq, count and crc32 (eight hexadecimal digits, of the JSON or CBOR
+    /// before compression), so that a receiver can check and sort without opening the payload.
     pub user_properties: Vec<(String, String)>,
 }
 
-/// Makes the message `{"device":...,"epoch":...,"records":[...]}`.
+/// Makes the message `{"device":...,"epoch":...,"records":[...]}`, or its CBOR form. Where that would be larger (long
+/// lists of numbers with few digits), the message is JSON all the same, so that no record is too large because of it.
 ///
 /// Each payload must be one complete JSON object, as the core's encoder makes it.
 #[must_use]
@@ -33,34 +35,71 @@ pub fn encode(
     device: &str,
     epoch: Epoch,
     records: &[StoredRecord],
+    encoding: Encoding,
     compression: Compression,
 ) -> Batch {
-    let json = join(device, epoch, records);
+    let (plain, names) = plain(device, epoch, records, encoding);
     let first = records.first().map_or(0, |record| record.seq.0);
     let user_properties = [
         ("device", device.to_owned()),
         ("epoch", epoch.0.to_string()),
         ("first-seq", first.to_string()),
         ("count", records.len().to_string()),
-        ("crc32", format!("{:08x}", crc32fast::hash(&json))),
+        ("crc32", format!("{:08x}", crc32fast::hash(&plain))),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec();
     let compressed = (compression == Compression::Zstd && records.len() >= COMPRESS_RECORDS_MIN)
-        .then(|| zstd::bulk::compress(&json, ZSTD_LEVEL).ok())
+        .then(|| zstd::bulk::compress(&plain, ZSTD_LEVEL).ok())
         .flatten()
-        .filter(|compressed| compressed.len() < json.len());
+        .filter(|compressed| compressed.len() < plain.len());
     match compressed {
         Some(payload) => Batch {
             payload,
-            content_type: "application/json+zstd",
+            content_type: names.compressed,
             user_properties,
         },
         None => Batch {
-            payload: json,
-            content_type: "application/json",
+            payload: plain,
+            content_type: names.plain,
             user_properties,
         },
+    }
+}
+
+/// The content types of one encoding.
+struct Names {
+    plain: &'static str,
+    compressed: &'static str,
+}
+
+/// The message before compression.
+fn plain(
+    device: &str,
+    epoch: Epoch,
+    records: &[StoredRecord],
+    encoding: Encoding,
+) -> (Vec<u8>, Names) {
+    let json = join(device, epoch, records);
+    let cbor = (encoding == Encoding::Cbor)
+        .then(|| cbor::from_records(device, epoch, records))
+        .flatten()
+        .filter(|cbor| cbor.len() <= json.len());
+    match cbor {
+        Some(cbor) => {
+            let names = Names {
+                plain: "application/cbor",
+                compressed: "application/cbor+zstd",
+            };
+            (cbor, names)
+        }
+        None => {
+            let names = Names {
+                plain: "application/json",
+                compressed: "application/json+zstd",
+            };
+            (json, names)
+        }
     }
 }
 
@@ -108,7 +147,13 @@ mod tests {
 
     #[test]
     fn the_envelope_is_json_around_the_very_bytes() {
-        let batch = encode("press-\"07\"", Epoch(3), &records(2), Compression::Zstd);
+        let batch = encode(
+            "press-\"07\"",
+            Epoch(3),
+            &records(2),
+            Encoding::Json,
+            Compression::Zstd,
+        );
         assert_eq!(
             String::from_utf8(batch.payload).unwrap(),
             r#"{"device":"press-\"07\"","epoch":3,"records":[{"seq":17,"body":{"value":21.5}},{"seq":18,"body":{"value":21.5}}]}"#
@@ -118,10 +163,28 @@ mod tests {
 
     #[test]
     fn four_records_are_compressed_and_three_are_not() {
-        let plain = encode("a", Epoch(1), &records(3), Compression::Zstd);
+        let plain = encode(
+            "a",
+            Epoch(1),
+            &records(3),
+            Encoding::Json,
+            Compression::Zstd,
+        );
         assert_eq!(plain.content_type, "application/json");
-        let packed = encode("a", Epoch(1), &records(4), Compression::Zstd);
-        let text = encode("a", Epoch(1), &records(4), Compression::None);
+        let packed = encode(
+            "a",
+            Epoch(1),
+            &records(4),
+            Encoding::Json,
+            Compression::Zstd,
+        );
+        let text = encode(
+            "a",
+            Epoch(1),
+            &records(4),
+            Encoding::Json,
+            Compression::None,
+        );
         assert_eq!(packed.content_type, "application/json+zstd");
         assert_eq!(text.content_type, "application/json");
         assert!(packed.payload.len() < text.payload.len());
@@ -134,7 +197,13 @@ mod tests {
 
     #[test]
     fn the_properties_describe_the_uncompressed_json() {
-        let batch = encode("press-07", Epoch(3), &records(4), Compression::None);
+        let batch = encode(
+            "press-07",
+            Epoch(3),
+            &records(4),
+            Encoding::Json,
+            Compression::None,
+        );
         let property = |name: &str| {
             batch
                 .user_properties
@@ -151,6 +220,43 @@ mod tests {
             property("crc32"),
             format!("{:08x}", crc32fast::hash(&batch.payload))
         );
+    }
+
+    /// Bytes per record of 100 votes as a device makes them; docs/mqtt.md quotes these figures.
+    #[test]
+    fn cbor_is_smaller_than_json_and_says_what_it_is() {
+        let votes = crate::mqtt::cbor::tests::votes(100);
+        let size = |encoding, compression, content_type| {
+            let batch = encode("press-07", Epoch(3), &votes, encoding, compression);
+            assert_eq!(batch.content_type, content_type);
+            let bytes = u32::try_from(batch.payload.len()).unwrap();
+            let per_record = f64::from(bytes) / 100.0;
+            eprintln!("{content_type}: {per_record:.1} bytes per record");
+            per_record
+        };
+        let (zstd, none) = (Compression::Zstd, Compression::None);
+        let json = size(Encoding::Json, none, "application/json");
+        let json_zstd = size(Encoding::Json, zstd, "application/json+zstd");
+        let cbor = size(Encoding::Cbor, none, "application/cbor");
+        let cbor_zstd = size(Encoding::Cbor, zstd, "application/cbor+zstd");
+        assert!(cbor < 0.4 * json, "{cbor} against {json}");
+        assert!(
+            cbor_zstd < 0.7 * json_zstd,
+            "{cbor_zstd} against {json_zstd}"
+        );
+    }
+
+    #[test]
+    fn cbor_that_would_be_larger_is_sent_as_json() {
+        let numbers = "0.1,".repeat(100);
+        let payload = format!("{{\"a\":[{numbers}0.1]}}").into_bytes().into();
+        let record = StoredRecord {
+            seq: Seq(1),
+            payload,
+        };
+        let batch = encode("a", Epoch(1), &[record], Encoding::Cbor, Compression::None);
+        assert_eq!(batch.content_type, "application/json");
+        assert_eq!(batch.payload.first(), Some(&b'{'));
     }
 
     #[test]
@@ -172,7 +278,7 @@ mod tests {
             })
             .collect();
         assert_eq!(noise.len(), 4);
-        let batch = encode("a", Epoch(1), &noise, Compression::Zstd);
+        let batch = encode("a", Epoch(1), &noise, Encoding::Json, Compression::Zstd);
         assert_eq!(batch.content_type, "application/json");
     }
 }

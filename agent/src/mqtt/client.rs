@@ -15,10 +15,6 @@ use quorate_core::{
     event::{AckOutcome, Event, LinkFault, StoredRecord},
     units::BatchId,
 };
-use rumqttc::{
-    AsyncClient, ConnAck, ConnectionError, EventLoop, Outgoing, Packet, PubAck, PubAckReason,
-    Publish, PublishOptions, PublishProperties, QoS,
-};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
@@ -26,24 +22,18 @@ use tokio::{
 
 use super::{
     Command, Options, batch,
-    fault::{fault, of_connection},
+    fault::fault,
+    protocol::{self, Client, Connection, Heard, Limits, Outgoing, Queued},
     setup,
 };
 use crate::inflight::{Inflight, Message};
 
-/// Events of the client that may wait for us; while they do, the client does not read from the broker.
-const RELAY_MAX: usize = 64;
-/// Room in the client's queue beyond the messages in flight: statuses.
-const STATUS_ROOM: usize = 16;
 /// How long the farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often a full event queue of the core is tried again.
 const OUTLET_RETRY: Duration = Duration::from_millis(2);
 /// MQTT 5 reason "packet too large".
 const REASON_PACKET_TOO_LARGE: u8 = 0x95;
-/// MQTT 5 reason "unspecified error".
-const REASON_UNSPECIFIED: u8 = 0x80;
-
 /// The thread's whole state.
 pub(super) struct Link {
     options: Options,
@@ -123,26 +113,26 @@ impl Link {
 
     /// Makes one connection and serves it to its end. Everything of it is dropped on return.
     async fn connection(&mut self) -> Ended {
-        let prepared = match setup::prepare(&self.options) {
-            Ok(prepared) => prepared,
+        let Connection {
+            client,
+            mut driven,
+            mut heard,
+        } = match protocol::open(&self.options) {
+            Ok(connection) => connection,
             Err(fault) => return Ended::Fault(fault),
         };
-        let capacity = usize::from(self.options.inflight_max).saturating_add(STATUS_ROOM);
-        let (client, eventloop) = AsyncClient::builder(prepared).capacity(capacity).build();
-        let (relay, mut notices) = mpsc::channel(RELAY_MAX);
-        let mut driven = Box::pin(drive(eventloop, relay));
         let (outlet, commands) = (&mut self.outlet, &mut self.commands);
         let mut session = Session::new(&self.options, client, &mut self.online);
         loop {
             let ended = tokio::select! {
                 command = commands.recv(), if !session.stopping => session.command(command, outlet),
-                Some(event) = notices.recv(), if outlet.is_empty() => session.event(&event, outlet),
-                error = &mut driven => {
+                Some(heard) = heard.recv(), if outlet.is_empty() => session.heard(heard, outlet),
+                fault = &mut driven => {
                     let mut ended = None;
-                    while let (None, Ok(event)) = (&ended, notices.try_recv()) {
-                        ended = session.event(&event, outlet);
+                    while let (None, Ok(heard)) = (&ended, heard.try_recv()) {
+                        ended = session.heard(heard, outlet);
                     }
-                    ended.or_else(|| Some(session.broken(&error)))
+                    ended.or_else(|| Some(session.broken(fault)))
                 }
                 () = sleep_until(session.deadline), if outlet.is_empty() => Some(session.expired()),
                 // The client is held back while the core is; its silence in that time proves nothing.
@@ -158,26 +148,12 @@ impl Link {
     }
 }
 
-/// Polls the client until it fails and passes on what it says.
-async fn drive(mut eventloop: EventLoop, relay: mpsc::Sender<rumqttc::Event>) -> ConnectionError {
-    loop {
-        match eventloop.poll().await {
-            Ok(event) => {
-                if relay.send(event).await.is_err() {
-                    return ConnectionError::RequestsDone;
-                }
-            }
-            Err(error) => return error,
-        }
-    }
-}
-
 /// One connection as seen from outside the client.
 struct Session<'a> {
     options: &'a Options,
     /// The retained status while the connection lasts.
     online: &'a mut String,
-    client: AsyncClient,
+    client: Box<dyn Client>,
     inflight: Inflight,
     /// Set by CONNACK: the largest packet, in bytes.
     packet_bytes_max: Option<u32>,
@@ -188,7 +164,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(options: &'a Options, client: AsyncClient, online: &'a mut String) -> Self {
+    fn new(options: &'a Options, client: Box<dyn Client>, online: &'a mut String) -> Self {
         Self {
             options,
             online,
@@ -221,11 +197,11 @@ impl<'a> Session<'a> {
         Ended::Fault(fault("timeout", detail))
     }
 
-    fn broken(&self, error: &ConnectionError) -> Ended {
+    fn broken(&self, fault: LinkFault) -> Ended {
         if self.stopping {
             return Ended::Stopped;
         }
-        Ended::Fault(of_connection(error))
+        Ended::Fault(fault)
     }
 
     fn command(&mut self, command: Option<Command>, outlet: &mut Outlet) -> Option<Ended> {
@@ -260,27 +236,18 @@ impl<'a> Session<'a> {
     /// Queues the retained status; a queue without room drops it, and so does a broker that takes no such packet (the
     /// client would end the connection for it).
     fn status(&mut self, json: &str, message: Message) {
-        let topic = setup::status_topic(self.options);
-        let mut packet = Publish::new(topic, QoS::AtLeastOnce, json.to_owned(), None);
-        if !self.fits(&mut packet) {
+        let Some(packet_bytes_max) = self.packet_bytes_max else {
             return;
-        }
-        let options = PublishOptions::at_least_once().retain(self.retain);
-        let queued =
-            self.client
-                .try_publish(setup::status_topic(self.options), packet.payload, options);
-        if queued.is_ok() {
+        };
+        let status = Outgoing {
+            topic: setup::status_topic(self.options),
+            payload: json.as_bytes().to_vec(),
+            retain: self.retain,
+            about: None,
+        };
+        if self.client.publish(status, packet_bytes_max) == Queued::Taken {
             self.inflight.queued(message);
         }
-    }
-
-    /// Whether the broker takes a packet of this size. Nothing larger may be given to the client.
-    fn fits(&self, packet: &mut Publish) -> bool {
-        // Any identifier: the size counts it only when it is there.
-        packet.pkid = 1;
-        self.packet_bytes_max.is_some_and(|bytes_max| {
-            u32::try_from(packet.size()).is_ok_and(|bytes| bytes <= bytes_max)
-        })
     }
 
     fn publish(
@@ -290,86 +257,79 @@ impl<'a> Session<'a> {
         outlet: &mut Outlet,
     ) -> Option<Ended> {
         // Before CONNACK there is no connection that the message could be meant for.
-        self.packet_bytes_max?;
+        let packet_bytes_max = self.packet_bytes_max?;
         let options = self.options;
-        let message = batch::encode(&options.device, options.epoch, records, options.compression);
-        let properties = PublishProperties {
-            content_type: Some(message.content_type.to_owned()),
-            user_properties: message.user_properties,
-            ..PublishProperties::default()
+        let message = batch::encode(
+            &options.device,
+            options.epoch,
+            records,
+            options.encoding,
+            options.compression,
+        );
+        let message = Outgoing {
+            topic: setup::data_topic(options),
+            payload: message.payload,
+            retain: false,
+            about: Some((message.content_type, message.user_properties)),
         };
-        let mut packet = Publish::new(
-            setup::data_topic(options),
-            QoS::AtLeastOnce,
-            message.payload,
-            Some(properties.clone()),
-        );
-        if !self.fits(&mut packet) {
-            let outcome = AckOutcome::Refused {
-                reason: REASON_PACKET_TOO_LARGE,
-            };
-            outlet.push(Event::Acked { batch, outcome });
-            return None;
-        }
-        let queued = self.client.try_publish(
-            setup::data_topic(options),
-            packet.payload,
-            PublishOptions::at_least_once().properties(properties),
-        );
-        match queued {
-            Ok(()) => {
+        match self.client.publish(message, packet_bytes_max) {
+            Queued::Taken => {
                 self.inflight.queued(Message::Batch(batch));
                 None
             }
-            Err(_) => Some(Ended::Fault(fault(
+            Queued::TooLarge => {
+                let outcome = AckOutcome::Refused {
+                    reason: REASON_PACKET_TOO_LARGE,
+                };
+                outlet.push(Event::Acked { batch, outcome });
+                None
+            }
+            Queued::Refused => Some(Ended::Fault(fault(
                 "protocol",
                 "more messages in flight than the connection allows, or a wrong topic",
             ))),
         }
     }
 
-    fn event(&mut self, event: &rumqttc::Event, outlet: &mut Outlet) -> Option<Ended> {
-        match event {
-            rumqttc::Event::Incoming(packet) => {
-                let ended = match packet {
-                    Packet::ConnAck(connack) => self.connected(connack, outlet),
-                    Packet::PubAck(puback) => self.acknowledged(puback, outlet),
-                    _ => None,
-                };
-                self.progress();
-                ended
+    fn heard(&mut self, heard: Heard, outlet: &mut Outlet) -> Option<Ended> {
+        let ended = match heard {
+            Heard::Connected(limits) => self.connected(limits, outlet),
+            Heard::Acknowledged { packet, outcome } => self.acknowledged(packet, outcome, outlet),
+            Heard::Life => None,
+            // What we send proves no life.
+            Heard::Sent(packet) => {
+                return self
+                    .inflight
+                    .sent(packet)
+                    .err()
+                    .map(|error| Ended::Fault(fault("protocol", &error.to_string())));
             }
-            rumqttc::Event::Outgoing(Outgoing::Publish(packet)) => {
-                match self.inflight.sent(*packet) {
-                    Ok(()) => None,
-                    Err(error) => Some(Ended::Fault(fault("protocol", &error.to_string()))),
-                }
-            }
-            _ => None,
-        }
+        };
+        self.progress();
+        ended
     }
 
-    fn connected(&mut self, connack: &ConnAck, outlet: &mut Outlet) -> Option<Ended> {
-        let properties = connack.properties.as_ref();
-        if properties.and_then(|properties| properties.max_qos) == Some(0) {
+    fn connected(&mut self, limits: Limits, outlet: &mut Outlet) -> Option<Ended> {
+        if limits.qos_0_only {
             return Some(Ended::Fault(fault(
                 "protocol",
                 "the broker takes QoS 0 only",
             )));
         }
-        if let Some(keep_alive_s) = properties.and_then(|properties| properties.server_keep_alive) {
+        if let Some(keep_alive_s) = limits.keep_alive_s {
             self.silence_max = silence_max(keep_alive_s);
         }
-        self.retain = properties.and_then(|properties| properties.retain_available) != Some(0);
-        let packet_bytes_max = properties
-            .and_then(|properties| properties.max_packet_size)
-            .map_or(self.options.packet_bytes_max, |bytes| {
-                bytes.min(self.options.packet_bytes_max)
+        self.retain = !limits.no_retain;
+        let ours = self.options;
+        let packet_bytes_max = limits
+            .packet_bytes_max
+            .map_or(ours.packet_bytes_max, |bytes| {
+                bytes.min(ours.packet_bytes_max)
             });
-        let inflight_max = properties
-            .and_then(|properties| properties.receive_max)
-            .map_or(self.options.inflight_max, |messages| {
-                messages.min(self.options.inflight_max)
+        let inflight_max = limits
+            .inflight_max
+            .map_or(ours.inflight_max, |messages| {
+                messages.min(ours.inflight_max)
             })
             .max(1);
         self.packet_bytes_max = Some(packet_bytes_max);
@@ -382,19 +342,19 @@ impl<'a> Session<'a> {
         None
     }
 
-    fn acknowledged(&mut self, puback: &PubAck, outlet: &mut Outlet) -> Option<Ended> {
-        match self.inflight.acknowledged(puback.pkid) {
+    fn acknowledged(
+        &mut self,
+        packet: u16,
+        outcome: AckOutcome,
+        outlet: &mut Outlet,
+    ) -> Option<Ended> {
+        match self.inflight.acknowledged(packet) {
             Ok(Message::Batch(batch)) => {
-                let outcome = outcome(puback.reason);
                 outlet.push(Event::Acked { batch, outcome });
                 None
             }
             Ok(Message::Status) => None,
-            Ok(Message::Farewell) => self
-                .client
-                .try_disconnect_now()
-                .is_err()
-                .then_some(Ended::Stopped),
+            Ok(Message::Farewell) => (!self.client.disconnect()).then_some(Ended::Stopped),
             Err(error) => Some(Ended::Fault(fault("protocol", &error.to_string()))),
         }
     }
@@ -403,22 +363,6 @@ impl<'a> Session<'a> {
 /// One and a half keep-alives: the client pings once per keep-alive, so a living broker is heard within one.
 fn silence_max(keep_alive_s: u16) -> Duration {
     Duration::from_millis(u64::from(keep_alive_s.max(1)) * 1500)
-}
-
-/// The broker's answer in the core's terms.
-const fn outcome(reason: PubAckReason) -> AckOutcome {
-    let reason = match reason {
-        PubAckReason::Success => return AckOutcome::Taken,
-        PubAckReason::NoMatchingSubscribers => return AckOutcome::NoSubscribers,
-        PubAckReason::UnspecifiedError => REASON_UNSPECIFIED,
-        PubAckReason::ImplementationSpecificError => 0x83,
-        PubAckReason::NotAuthorized => 0x87,
-        PubAckReason::TopicNameInvalid => 0x90,
-        PubAckReason::PacketIdentifierInUse => 0x91,
-        PubAckReason::QuotaExceeded => 0x97,
-        PubAckReason::PayloadFormatInvalid => 0x99,
-    };
-    AckOutcome::Refused { reason }
 }
 
 /// The way of events to the core. It never blocks the runtime: what finds the queue full waits here, and as long as it

@@ -17,6 +17,8 @@ use std::{
 use quorate_core::units::{Epoch, Seq};
 use serde_json::Value;
 
+use super::cbor::{self, CborError};
+
 /// The first bytes of every zstd frame (RFC 8878, section 3.1.1).
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 /// Most bytes of a payload after decompression.
@@ -35,6 +37,9 @@ pub enum LedgerError {
     /// More than 16 MiB after decompression.
     #[error("more than {JSON_BYTES_MAX} bytes after decompression")]
     TooLarge,
+    /// Begins like CBOR and is no batch.
+    #[error(transparent)]
+    Cbor(#[from] CborError),
     /// Not JSON.
     #[error("not JSON: {0}")]
     Json(#[source] serde_json::Error),
@@ -141,14 +146,18 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Enters the payload of one message, JSON or a zstd frame of it.
+    /// Enters the payload of one message, JSON or CBOR or a zstd frame of either.
     ///
     /// # Errors
     /// When it is not a batch or a limit is reached. Records before the one that reached [`LedgerError::Full`] are
     /// entered; otherwise nothing is.
     pub fn enter(&mut self, payload: &[u8]) -> Result<Entered, LedgerError> {
-        let json = unpack(payload)?;
-        let batch: Value = serde_json::from_slice(&json).map_err(LedgerError::Json)?;
+        let plain = unpack(payload)?;
+        let batch: Value = if plain.first() == Some(&cbor::FIRST_BYTE) {
+            cbor::to_json(&plain)?
+        } else {
+            serde_json::from_slice(&plain).map_err(LedgerError::Json)?
+        };
         let device = batch
             .get("device")
             .and_then(Value::as_str)
@@ -224,7 +233,7 @@ impl Ledger {
     }
 }
 
-/// The JSON text of a payload: itself, or what its zstd frame holds, at most 16 MiB.
+/// The JSON or CBOR of a payload: itself, or what its zstd frame holds, at most 16 MiB.
 ///
 /// # Errors
 /// When the frame is damaged or holds more.
@@ -256,8 +265,9 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
+    use crate::mqtt::{Compression, Encoding, batch};
 
-    fn batch(epoch: u64, records: &[(u64, u64)]) -> Vec<u8> {
+    fn message(epoch: u64, records: &[(u64, u64)]) -> Vec<u8> {
         let records: Vec<Value> = records
             .iter()
             .map(|(seq, value)| serde_json::json!({"seq": seq, "body": {"value": value}}))
@@ -268,11 +278,40 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_the_same_in_either_form() {
+        let records = cbor::tests::votes(20);
+        let json = |compression| {
+            batch::encode("a", Epoch(1), &records, Encoding::Json, compression).payload
+        };
+        let cbor = |compression| {
+            batch::encode("a", Epoch(1), &records, Encoding::Cbor, compression).payload
+        };
+        let mut ledger = Ledger::default();
+        let new = ledger.enter(&json(Compression::None)).unwrap();
+        assert_eq!((new.new, new.repeats, new.conflicts), (20, 0, 0));
+        for again in [cbor(Compression::None), cbor(Compression::Zstd)] {
+            let entered = ledger.enter(&again).unwrap();
+            assert_eq!(
+                (entered.new, entered.repeats, entered.conflicts),
+                (0, 20, 0)
+            );
+        }
+        assert!(matches!(
+            ledger.enter(&[cbor::FIRST_BYTE]),
+            Err(LedgerError::Cbor(_))
+        ));
+    }
+
+    #[test]
     fn repeats_gaps_and_conflicts_are_told_apart() {
         let mut ledger = Ledger::default();
-        ledger.enter(&batch(1, &[(5, 0), (6, 0), (9, 0)])).unwrap();
+        ledger
+            .enter(&message(1, &[(5, 0), (6, 0), (9, 0)]))
+            .unwrap();
         assert_eq!(
-            ledger.enter(&batch(1, &[(6, 0), (9, 1), (12, 0)])).unwrap(),
+            ledger
+                .enter(&message(1, &[(6, 0), (9, 1), (12, 0)]))
+                .unwrap(),
             Entered {
                 new: 1,
                 repeats: 1,
@@ -291,8 +330,8 @@ mod tests {
     #[test]
     fn another_epoch_is_another_stream() {
         let mut ledger = Ledger::default();
-        ledger.enter(&batch(1, &[(1, 0)])).unwrap();
-        ledger.enter(&batch(2, &[(1, 7)])).unwrap();
+        ledger.enter(&message(1, &[(1, 0)])).unwrap();
+        ledger.enter(&message(2, &[(1, 7)])).unwrap();
         assert_eq!(ledger.streams().count(), 2);
         assert_eq!((ledger.records(), ledger.conflicts()), (2, 0));
     }
@@ -300,7 +339,7 @@ mod tests {
     #[test]
     fn a_compressed_payload_counts_like_a_plain_one() {
         let mut ledger = Ledger::default();
-        let plain = batch(1, &[(1, 0), (2, 0)]);
+        let plain = message(1, &[(1, 0), (2, 0)]);
         let packed = zstd::bulk::compress(&plain, 3).unwrap();
         assert_eq!(ledger.enter(&packed).unwrap().new, 2);
         assert_eq!(ledger.enter(&plain).unwrap().repeats, 2);
@@ -312,7 +351,7 @@ mod tests {
         let bomb = zstd::bulk::compress(&vec![b' '; (16 << 20) + 1], 3).unwrap();
         assert!(bomb.len() < 10_000);
         assert!(matches!(ledger.enter(&bomb), Err(LedgerError::TooLarge)));
-        let mut torn = zstd::bulk::compress(&batch(1, &[(1, 0)]), 3).unwrap();
+        let mut torn = zstd::bulk::compress(&message(1, &[(1, 0)]), 3).unwrap();
         torn.truncate(12);
         assert!(matches!(
             ledger.enter(&torn),

@@ -1,6 +1,6 @@
 //! The MQTT side of the agent: one thread that connects, publishes and tells the core what the broker said.
 //!
-//! Owns: the MQTT client library and the sockets to the broker; no other folder names that crate. Must not: decide when
+//! Owns: the MQTT client libraries and the sockets to the broker; no other folder names those crates. Must not: decide when
 //! to connect, keep a record, resend anything or wait for the core.
 //!
 //! Invariants: one client object per connection, dropped whole at the first fault, so that nothing of an old connection
@@ -10,10 +10,14 @@
 pub mod batch;
 #[cfg(feature = "demo")]
 pub mod broker;
+pub mod cbor;
 mod client;
 mod fault;
 pub mod ledger;
+mod protocol;
 mod setup;
+mod version311;
+mod version5;
 #[cfg(all(test, feature = "demo"))]
 mod wire;
 
@@ -58,6 +62,10 @@ pub struct Options {
     pub client_key_file: Option<PathBuf>,
     /// Keep-alive in seconds; 0 is taken as 1, because a connection must not die unnoticed.
     pub keep_alive_s: u16,
+    /// Version of MQTT.
+    pub protocol: Protocol,
+    /// Form of the batches.
+    pub encoding: Encoding,
     /// Whether larger batches are compressed.
     pub compression: Compression,
     /// Life of the store that the records come from.
@@ -74,13 +82,46 @@ pub struct Options {
     pub boot: BootId,
 }
 
-/// How a batch travels.
+/// Version of MQTT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT 5.
+    #[default]
+    Mqtt5,
+    /// MQTT 3.1.1, whose acknowledgement says less: see [`Protocol::warning`].
+    Mqtt311,
+}
+
+impl Protocol {
+    /// What an operator must know of this version.
+    #[must_use]
+    pub const fn warning(self) -> Option<&'static str> {
+        match self {
+            Self::Mqtt5 => None,
+            Self::Mqtt311 => Some(
+                "MQTT 3.1.1 cannot say that nobody listens or that a topic was refused: an acknowledged record may be gone",
+            ),
+        }
+    }
+}
+
+/// The form of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// JSON text.
+    #[default]
+    Json,
+    /// CBOR as [`cbor`] lays it out, where that is not larger.
+    Cbor,
+}
+
+/// Whether a batch is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
     /// Zstandard, where it makes the message smaller.
     #[default]
     Zstd,
-    /// As JSON text.
+    /// As it is.
     None,
 }
 
@@ -118,6 +159,9 @@ pub fn spawn(
     options: Options,
     events: crossbeam_channel::Sender<Event>,
 ) -> io::Result<(Commands, JoinHandle<()>)> {
+    if let Some(warning) = options.protocol.warning() {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // A name look-up cannot be cancelled; a few that hang must not become hundreds of threads.

@@ -1,15 +1,13 @@
-//! What the client library is told for one connection.
+//! What every connection needs, whichever version of MQTT it speaks.
 //!
-//! Owns: reading the files, the TLS configuration, the last will and dialling. Must not: keep a secret longer than the
+//! Owns: the topics, reading the files, the TLS configuration and dialling. Must not: keep a secret longer than the
 //! connection or name one in a fault.
-//!
-//! Invariant: no default of the library is relied upon for a timeout, a size, a flush or a quality of service.
 
 use std::{fs::File, io, io::Read, path::Path, sync::Arc, time::Duration};
 
 use quorate_core::event::LinkFault;
 use rumqttc::{
-    Broker, LastWill, MqttOptions, QoS, SessionMode, TlsConfiguration, TopicAliasPolicy, Transport,
+    TlsConfiguration,
     tokio_rustls::rustls::{
         client::ResolvesClientCert,
         crypto,
@@ -27,9 +25,9 @@ use super::{
 /// Largest certificate, key or password file in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Largest packet in bytes that the broker may send: it has nothing to send but acknowledgements.
-const INCOMING_BYTES_MAX: u32 = 64 << 10;
+pub(super) const INCOMING_BYTES_MAX: u32 = 64 << 10;
 /// Requests that the client takes before it flushes the socket.
-const REQUESTS_PER_FLUSH: usize = 16;
+pub(super) const REQUESTS_PER_FLUSH: usize = 16;
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -46,54 +44,28 @@ pub(super) fn data_topic(options: &Options) -> String {
     format!("{}/data", options.topic)
 }
 
-/// Reads the files anew and makes the options of one connection.
-pub(super) fn prepare(options: &Options) -> Result<MqttOptions, LinkFault> {
-    let url = &options.url;
-    let mut prepared = MqttOptions::new(
-        options.client_id.clone(),
-        Broker::tcp(url.host.clone(), url.port),
-    );
-    let connect_timeout = Duration::from_millis(options.connect_timeout_ms);
-    prepared
-        .set_session_mode(SessionMode::Clean)
-        .set_keep_alive(options.keep_alive_s.max(1))
-        .set_max_packet_size(Some(INCOMING_BYTES_MAX))
-        .set_topic_alias_policy(TopicAliasPolicy::Disabled)
-        .set_outgoing_inflight_upper_limit(options.inflight_max.max(1))
-        .set_max_request_batch(REQUESTS_PER_FLUSH)
-        .set_connect_timeout(connect_timeout)
-        .set_last_will(LastWill::new(
-            status_topic(options),
-            OFFLINE,
-            QoS::AtLeastOnce,
-            true,
-            None,
-        ));
-    let target = url.clone();
-    prepared.set_socket_connector(move |_address, _network| dial(target.clone(), connect_timeout));
+/// What the broker asks for by way of identity.
+pub(super) struct Credentials {
+    pub(super) username: String,
+    pub(super) password: Option<Vec<u8>>,
+}
+
+/// User name and password, as far as they are configured. A file that is named must be there even without a user name.
+pub(super) fn credentials(options: &Options) -> Result<Option<Credentials>, LinkFault> {
     let password = match &options.password_file {
         Some(path) => Some(read("password_file", "input-output", path)?),
         None => None,
     };
-    if let Some(username) = &options.username {
-        match password {
-            Some(password) => {
-                prepared.set_credentials(username.clone(), password.trim_ascii_end().to_vec());
-            }
-            None => {
-                prepared.set_username(username.clone());
-            }
-        }
-    }
-    if url.tls {
-        prepared.set_transport(Transport::tls_with_config(tls(options)?));
-    }
-    Ok(prepared)
+    let Some(username) = options.username.clone() else {
+        return Ok(None);
+    };
+    let password = password.map(|password| password.trim_ascii_end().to_vec());
+    Ok(Some(Credentials { username, password }))
 }
 
 /// Connects to the first address of the name that answers. Done here and not by the library because it cannot take an
 /// IPv6 address, and because a failed look-up must be told from a failed connection.
-async fn dial(url: BrokerUrl, timeout: Duration) -> io::Result<TcpStream> {
+pub(super) async fn dial(url: BrokerUrl, timeout: Duration) -> io::Result<TcpStream> {
     let addresses: Vec<_> = lookup_host((url.host.as_str(), url.port))
         .await
         .map_err(|error| io::Error::other(NameFault(error.to_string())))?
@@ -131,7 +103,7 @@ fn read(key: &str, cause: &'static str, path: &Path) -> Result<Vec<u8>, LinkFaul
 }
 
 /// TLS with the given or the platform's roots, and with a client certificate where there is one.
-fn tls(options: &Options) -> Result<TlsConfiguration, LinkFault> {
+pub(super) fn tls(options: &Options) -> Result<TlsConfiguration, LinkFault> {
     let client_auth = match (&options.client_cert_file, &options.client_key_file) {
         (Some(certificate), Some(key)) => Some((
             read("client_cert_file", "tls", certificate)?,

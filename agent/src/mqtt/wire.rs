@@ -14,7 +14,7 @@ use rumqttc::{
     ConnAck, ConnAckProperties, Connect, ConnectAuth, ConnectReturnCode, LastWill, Packet,
 };
 
-use super::{BrokerUrl, Compression, Options};
+use super::{BrokerUrl, Compression, Encoding, Options, Protocol};
 
 /// What a device with the plainest configuration uses at this broker.
 pub(super) fn options(address: SocketAddr) -> Options {
@@ -33,6 +33,8 @@ pub(super) fn options(address: SocketAddr) -> Options {
         client_cert_file: None,
         client_key_file: None,
         keep_alive_s: 30,
+        protocol: Protocol::Mqtt5,
+        encoding: Encoding::Json,
         compression: Compression::Zstd,
         epoch: Epoch(3),
         connect_timeout_ms: 10_000,

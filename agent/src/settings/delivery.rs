@@ -116,6 +116,8 @@ pub(super) fn mqtt(
         );
         return Err(places.wrong(at, "mqtt.topic", message));
     }
+    let protocol = protocol(places, &mqtt)?;
+    let encoding = encoding(places, &mqtt)?;
     let compress = compress(places, &mqtt)?;
     check_the_rest(places, &mqtt)?;
     let (outbox, link) = (outbox_config(&mqtt), link_config(&mqtt));
@@ -131,10 +133,41 @@ pub(super) fn mqtt(
         cert_file: mqtt.cert_file.map(|file| PathBuf::from(file.into_inner())),
         key_file: mqtt.key_file.map(|file| PathBuf::from(file.into_inner())),
         keep_alive_s: mqtt.keep_alive_s.map_or(30, Spanned::into_inner),
+        protocol,
+        encoding,
         compress,
         outbox,
         link,
     })
+}
+
+fn protocol(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<mqtt::Protocol, SettingsError> {
+    let Some(at) = &mqtt.version else {
+        return Ok(mqtt::Protocol::default());
+    };
+    match at.get_ref().text().as_str() {
+        "5" => Ok(mqtt::Protocol::Mqtt5),
+        "3.1.1" => Ok(mqtt::Protocol::Mqtt311),
+        other => {
+            let message = format!("expected `5` or `3.1.1`, found `{other}`");
+            Err(places.wrong(at, "mqtt.version", message))
+        }
+    }
+}
+
+fn encoding(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<mqtt::Encoding, SettingsError> {
+    match mqtt
+        .encoding
+        .as_ref()
+        .map(|text| (text, text.get_ref().as_str()))
+    {
+        None | Some((_, "json")) => Ok(mqtt::Encoding::Json),
+        Some((_, "cbor")) => Ok(mqtt::Encoding::Cbor),
+        Some((at, other)) => {
+            let message = format!("expected `json` or `cbor`, found `{other}`");
+            Err(places.wrong(at, "mqtt.encoding", message))
+        }
+    }
 }
 
 fn compress(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<bool, SettingsError> {
@@ -154,15 +187,6 @@ fn compress(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<bool, SettingsErro
 
 /// What is refused whatever the rest says.
 fn check_the_rest(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<(), SettingsError> {
-    if let Some(encoding) = &mqtt.encoding
-        && encoding.get_ref() != "json"
-    {
-        let message = format!(
-            "encoding `{}` is not built yet; expected `json`",
-            encoding.get_ref()
-        );
-        return Err(places.wrong(encoding, "mqtt.encoding", message));
-    }
     if let Some(cert) = &mqtt.cert_file
         && mqtt.key_file.is_none()
     {

@@ -405,6 +405,7 @@ pub(super) struct Mqtt {
     pub(super) cert_file: Option<Spanned<String>>,
     pub(super) key_file: Option<Spanned<String>>,
     pub(super) keep_alive_s: Option<Spanned<u16>>,
+    pub(super) version: Option<Spanned<Number>>,
     pub(super) encoding: Option<Spanned<String>>,
     pub(super) compression: Option<Spanned<String>>,
     #[serde(default)]

@@ -245,8 +245,13 @@ fn wrong_files_say_where_and_what() {
     );
     check(
         "[mqtt]",
-        "[mqtt]\nencoding = \"cbor\"",
-        "q.toml:30:12: mqtt.encoding: encoding `cbor` is not built yet; expected `json`",
+        "[mqtt]\nversion = 4",
+        "q.toml:30:11: mqtt.version: expected `5` or `3.1.1`, found `4`",
+    );
+    check(
+        "[mqtt]",
+        "[mqtt]\nencoding = \"xml\"",
+        "q.toml:30:12: mqtt.encoding: expected `json` or `cbor`, found `xml`",
     );
     check(
         "[mqtt]",

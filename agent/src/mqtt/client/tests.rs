@@ -9,6 +9,7 @@ use std::{
 
 use crossbeam_channel::Receiver;
 use quorate_core::units::{Epoch, Seq};
+use rumqttc::{Packet, PubAck, PubAckReason};
 
 use super::*;
 use crate::mqtt::{
@@ -18,6 +19,8 @@ use crate::mqtt::{
     spawn,
     wire::{PATIENCE, Wire, options},
 };
+
+mod version311;
 
 struct Agent {
     commands: crate::mqtt::Commands,
