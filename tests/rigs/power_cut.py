@@ -66,8 +66,8 @@ class Life:
         """Mounts, perhaps lists, then appends or drains until the power is cut. Gives the cut, or what went wrong."""
         self.cuts, self.append, self.sink, self.phase = [], None, None, "mounting"
         self.full, self.twice = False, []
-        # Many cuts fall into mount and opening; some only after a long run.
-        self.left = int(2 ** self.rng.uniform(0, 10.5))
+        # Many cuts fall into mount and opening; some only after a run that makes files of more than one read of a salvage.
+        self.left = int(2 ** self.rng.uniform(0, 10.5)) if self.rng.random() < 0.9 else self.rng.randrange(400, 1_500)
         with disk.Mounted(self.fuse.path, f"{self.folder}/live", self.options.fs) as mounted:
             store, deed = f"{mounted}/outbox", self.rng.random()
             if deed < 0.25 and os.path.exists(store):
