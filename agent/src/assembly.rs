@@ -2,7 +2,7 @@
 //!
 //! Owns: the order in which the parts are opened and started. Must not: know where the configuration came from.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use crossbeam_channel::Sender;
 use quorate_core::{
@@ -43,6 +43,17 @@ pub struct Parts {
     pub clock: Clock,
 }
 
+/// What the voters had learned, where that can be read.
+fn remembered(saved: &Path) -> Option<Event> {
+    match checkpoint::read(saved) {
+        Ok(checkpoint) => checkpoint.map(Event::Checkpoint),
+        Err(error) => {
+            tracing::warn!("{error}");
+            None
+        }
+    }
+}
+
 /// Opens the store, binds the endpoint, starts every thread. `sensing` starts the sources.
 ///
 /// # Errors
@@ -67,11 +78,8 @@ pub fn assemble(
     for finding in &opened.findings {
         tracing::warn!("{finding}");
     }
-    let mut found: Vec<Event> = opened
-        .findings
-        .iter()
-        .filter_map(store::Finding::event)
-        .collect();
+    let findings = opened.findings.iter();
+    let mut found: Vec<Event> = findings.filter_map(store::Finding::event).collect();
     let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());
     let store = Hand { commands, thread };
     let link = match parts.mqtt {
@@ -90,11 +98,7 @@ pub fn assemble(
     let inference = inference::spawn(parts.runners, &events).map_err(Outcome::failed)?;
     let sensing = sensing(&events)?;
     let saved = checkpoint::path(&parts.store.path);
-    match checkpoint::read(&saved) {
-        Ok(Some(checkpoint)) => found.push(Event::Checkpoint(checkpoint)),
-        Ok(None) => {}
-        Err(error) => tracing::warn!("{error}"),
-    }
+    found.extend(remembered(&saved));
     let recovered = Recovered {
         epoch: opened.epoch,
         seq_next: opened.seq_next,

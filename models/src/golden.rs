@@ -97,8 +97,8 @@ impl Golden {
         let file: File = serde_json::from_str(text).map_err(|error| syntax_error(&error))?;
         let golden = Golden {
             tolerance: Tolerance {
-                absolute: file.tolerance.absolute,
-                relative: file.tolerance.relative,
+                absolute: narrow(file.tolerance.absolute),
+                relative: narrow(file.tolerance.relative),
             },
             vectors: file.vectors.into_iter().map(GoldenVector::from).collect(),
         };
@@ -177,16 +177,25 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileTolerance {
-    absolute: f32,
-    relative: f32,
+    absolute: f64,
+    relative: f64,
 }
 
+/// Numbers are read as doubles: a reader of 32 bits refuses what is too large for it without saying where.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileVector {
     name: String,
-    input: Vec<f32>,
-    outputs: Vec<f32>,
+    input: Vec<f64>,
+    outputs: Vec<f64>,
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the nearest number of 32 bits is meant; what is too large becomes infinite and is refused by its key"
+)]
+fn narrow(number: f64) -> f32 {
+    number as f32
 }
 
 impl From<FileVector> for GoldenVector {
@@ -198,8 +207,8 @@ impl From<FileVector> for GoldenVector {
         } = file;
         GoldenVector {
             name,
-            input,
-            outputs,
+            input: input.into_iter().map(narrow).collect(),
+            outputs: outputs.into_iter().map(narrow).collect(),
         }
     }
 }
