@@ -8,6 +8,8 @@
 mod channel;
 mod commission;
 mod fuse;
+mod learned;
+mod look;
 mod monitor;
 mod pair;
 mod path;
@@ -16,9 +18,12 @@ mod statistics;
 mod stuck;
 #[cfg(test)]
 mod tests;
+mod view;
 mod voter;
 mod witness;
 
+pub use learned::{Learned, LearnedChannel};
+pub use view::ChannelView;
 pub use voter::Voter;
 
 use alloc::vec::Vec;
