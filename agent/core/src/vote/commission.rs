@@ -423,6 +423,7 @@ impl Voter {
     /// while it was wrong: its offset is learned anew.
     pub(super) fn look_again(&mut self, tick: &Tick) {
         let mut forgotten = false;
+        let offset_max = self.commission.offset_max;
         for index in 0..self.channels.len() {
             let channel = &mut self.channels[index];
             if channel.standing != Standing::Isolated || !channel.fresh {
@@ -442,10 +443,12 @@ impl Voter {
             channel.begin_look();
             let offset = channel.offset + look.offset;
             let learned = channel.offset.abs() > 2.0 * root(channel.noise);
-            if learned
+            let nearer = learned && offset.abs() < NEARER_SHARE * channel.offset.abs();
+            // Still commissioning, and no accuracy says what is too much: the same as at start.
+            let early = tick.commissioning && tick.accuracy == 0.0 && offset.abs() <= offset_max;
+            if (nearer || early)
                 && look.steady
                 && channel.motion.moves()
-                && offset.abs() < NEARER_SHARE * channel.offset.abs()
                 && look.noise < 4.0 * channel.noise.max(tick.variance_floor)
             {
                 channel.offset = offset;

@@ -7,8 +7,8 @@ use super::channel::{Channel, Standing};
 use super::statistics::{beyond, limited_by_variance, root, square};
 use super::voter::{Tick, Voter};
 
-/// A sample beyond this many standard deviations is not believed (prototype).
-pub(super) const GROSS_DEVIATIONS: f64 = 6.0;
+/// A sample beyond this many standard deviations is not believed: the median of three has heavy tails.
+pub(super) const GROSS_DEVIATIONS: f64 = 6.5;
 /// Gain of the fast chart: it sees a step within about ten samples (prototype).
 pub(super) const FAST_GAIN: f64 = 1.0 / 8.0;
 /// Gain of the slow chart: it sees a drift (prototype).
