@@ -1,7 +1,6 @@
 //! Commissioning: what each channel's offset and noise are, and which channel was wrong from the start.
 //!
-//! Owns: the first phase (every channel against the median), the refinement of offsets after it, newcomers, and the
-//! second look at an offset that the evidence does not bear out any more.
+//! Owns: the first phase (every channel against the median) and the refinement of offsets after it.
 //! Must not: learn an offset as normal that was not steady, or that the siblings or the given accuracy do not bear out.
 
 use alloc::vec;
@@ -16,13 +15,11 @@ use super::voter::{Tick, Voter};
 use super::{Reason, VoterConfig};
 
 /// The same, as a count of samples.
-const LOOK_COUNT: u32 = 32;
+pub(super) const LOOK_COUNT: u32 = 32;
 /// Looks at all channels together before the vote goes on with what there is.
 const FIRST_LOOKS_MAX: u32 = 4;
 /// Ticks without an isolation after which channels that were not steady at first are taken as settled.
 const SETTLING_TICKS: u32 = 256;
-/// Looks at one channel after which one that never was steady is a fault.
-const LOOKS_MAX: u32 = 8;
 /// Ticks until offsets are no longer refined (prototype).
 const REFINING_TICKS: u32 = 1000;
 /// Samples from which a channel's offset is refined (prototype).
@@ -40,15 +37,13 @@ const PAIR_SPREADS_MAX: f64 = 12.0;
 /// A residual beyond this many typical ones is left out of the value in the first phase (prototype).
 const RESIDUALS_MAX: f64 = 6.0;
 /// Variance of the wander at start, as a share of the noise.
-const WANDER_START_SHARE: f64 = 1.0;
+pub(super) const WANDER_START_SHARE: f64 = 1.0;
 /// Standard deviation of the wander at start, as a share of a given accuracy.
 const WANDER_START_ACCURACY: f64 = 0.7;
 /// Standard deviation of the wander at start, as a share of the offsets' own: what differs much also wanders much.
 const WANDER_START_OFFSETS: f64 = 1.5;
 /// An offset this many noise deviations from the middle of all counts half in their mean.
 const CENTRE_DEVIATIONS: f64 = 2.0;
-/// An isolated channel that is steady this much nearer to its siblings than its offset says is learned anew.
-const NEARER_SHARE: f64 = 0.5;
 
 /// What commissioning learned of the quantity.
 #[derive(Clone, Debug)]
@@ -69,11 +64,11 @@ pub(super) struct Commission {
     /// Nobody bears out the offsets that the vote rests on.
     pub(super) doubt: bool,
     /// Channels that had been learned when the first phase ended.
-    learned: usize,
+    pub(super) learned: usize,
     /// The residuals of each channel's look.
-    looked: Vec<[f64; LOOK_SAMPLES]>,
+    pub(super) looked: Vec<[f64; LOOK_SAMPLES]>,
     /// Room to sort one look.
-    scratch: Sorted,
+    pub(super) scratch: Sorted,
 }
 
 impl Commission {
@@ -316,7 +311,7 @@ impl Voter {
 
     /// Moves all offsets so that their robust mean over the trusted channels is none. Only the offsets of channels that
     /// the others bear out say where the truth lies; one far off counts little.
-    fn centre_offsets(&mut self, noise: f64) {
+    pub(super) fn centre_offsets(&mut self, noise: f64) {
         let trusted = |channel: &&Channel| channel.standing == Standing::Trusted;
         self.sorted.refill(
             self.channels
@@ -336,43 +331,6 @@ impl Voter {
             for channel in &mut self.channels {
                 channel.offset -= sum / total;
             }
-        }
-    }
-
-    /// Channels that arrived later, or were not steady, are learned against those that are there, outside the vote.
-    pub(super) fn commission_newcomers(&mut self, tick: &Tick) {
-        if tick.last_resort {
-            for channel in &mut self.channels {
-                // Nobody to be learned against: the first comer starts the vote.
-                if channel.standing == Standing::Newcomer && channel.usable {
-                    channel.standing = Standing::Trusted;
-                }
-            }
-            return;
-        }
-        let mut arrived = false;
-        for index in 0..self.channels.len() {
-            let channel = &mut self.channels[index];
-            if channel.standing != Standing::Newcomer || !channel.fresh {
-                continue;
-            }
-            let looked = &mut self.commission.looked[index];
-            channel.look(channel.residual, looked);
-            if channel.looked < LOOK_COUNT {
-                continue;
-            }
-            arrived = true;
-            let look = Look::at(
-                &mut self.commission.scratch,
-                looked,
-                channel.looked,
-                tick.accuracy,
-            );
-            let limits = (self.commission.offset_max, self.commission.noise_max);
-            channel.receive(look, limits, tick);
-        }
-        if arrived && self.commission.doubt && self.commission.learned < 3 {
-            self.commission_anew();
         }
     }
 
@@ -418,49 +376,6 @@ impl Voter {
             channel.offset -= moved / f64::max(trusted, 1.0);
         }
     }
-
-    /// An isolated channel that is steady, and nearer to its siblings than the offset learned of it says, was learned
-    /// while it was wrong: its offset is learned anew.
-    pub(super) fn look_again(&mut self, tick: &Tick) {
-        let mut forgotten = false;
-        let offset_max = self.commission.offset_max;
-        for index in 0..self.channels.len() {
-            let channel = &mut self.channels[index];
-            if channel.standing != Standing::Isolated || !channel.fresh {
-                continue;
-            }
-            let looked = &mut self.commission.looked[index];
-            channel.look(channel.residual, looked);
-            if channel.looked < LOOK_COUNT {
-                continue;
-            }
-            let look = Look::at(
-                &mut self.commission.scratch,
-                looked,
-                channel.looked,
-                tick.accuracy,
-            );
-            channel.begin_look();
-            let offset = channel.offset + look.offset;
-            let learned = channel.offset.abs() > 2.0 * root(channel.noise);
-            let nearer = learned && offset.abs() < NEARER_SHARE * channel.offset.abs();
-            // Still commissioning, and no accuracy says what is too much: the same as at start.
-            let early = tick.commissioning && tick.accuracy == 0.0 && offset.abs() <= offset_max;
-            if (nearer || early)
-                && look.steady
-                && channel.motion.moves()
-                && look.noise < 4.0 * channel.noise.max(tick.variance_floor)
-            {
-                channel.offset = offset;
-                channel.corrected -= look.offset;
-                channel.readmit(0.0);
-                forgotten = true;
-            }
-        }
-        if forgotten {
-            self.centre_offsets(tick.typical_variance);
-        }
-    }
 }
 
 /// The largest noise of a channel, as a variance, among siblings of this typical noise: noise is no fault where no
@@ -475,7 +390,7 @@ fn noise_max(typical: f64, accuracy: f64) -> f64 {
 
 impl Channel {
     /// Enters one residual into the look.
-    fn look(&mut self, residual: f64, looked: &mut [f64; LOOK_SAMPLES]) {
+    pub(super) fn look(&mut self, residual: f64, looked: &mut [f64; LOOK_SAMPLES]) {
         let place = usize::try_from(self.looked).unwrap_or(0) % LOOK_SAMPLES;
         looked[place] = residual;
         self.looked = self.looked.saturating_add(1).min(LOOK_COUNT);
@@ -492,26 +407,5 @@ impl Channel {
         let before = residual - self.slow;
         self.slow += before / count;
         self.noise += (before * (residual - self.slow) - self.noise) / count;
-    }
-
-    /// Ends the look at a newcomer.
-    fn receive(&mut self, look: Look, (offset_max, noise_max): (f64, f64), tick: &Tick) {
-        self.begin_look();
-        self.relooks = self.relooks.saturating_add(1);
-        if look.offset.abs() > offset_max {
-            self.standing = Standing::Isolated;
-            self.reason = Some(Reason::BootOffset);
-        } else if look.noise <= noise_max
-            && (look.steady || (tick.accuracy == 0.0 && self.relooks >= LOOKS_MAX))
-        {
-            self.offset += look.offset;
-            self.noise = look.noise;
-            self.wander = self.wander.max(WANDER_START_SHARE * self.noise);
-            self.samples = LOOK_COUNT;
-            self.readmit(0.0);
-        } else if self.relooks >= LOOKS_MAX {
-            self.standing = Standing::Isolated;
-            self.reason = Some(Reason::Noisy);
-        }
     }
 }

@@ -11,6 +11,7 @@ mod fuse;
 mod learned;
 mod look;
 mod monitor;
+mod newcomer;
 mod pair;
 mod path;
 mod probation;
