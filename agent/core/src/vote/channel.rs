@@ -4,7 +4,7 @@
 //!
 //! Invariants: variances are finite and not negative; `relapses` never exceeds [`RELAPSES_MAX`] while not failed.
 
-use super::statistics::{VARIANCE_FLOOR, square};
+use super::statistics::{VARIANCE_FLOOR, share, square};
 use super::stuck::Motion;
 use super::witness::Witness;
 use super::{ChannelState, Reading, Reason};
@@ -183,6 +183,7 @@ impl Channel {
     /// Takes the channel out of the vote. A fault soon after a readmission is a relapse.
     pub(super) fn isolate(&mut self, reason: Reason, clear_count: u32) {
         self.standing = Standing::Isolated;
+        self.weight = 0.0;
         self.reason = Some(reason);
         self.candidate = false;
         self.clean = 0;
@@ -282,19 +283,18 @@ impl Channel {
         accuracy: f64,
     ) {
         self.samples = self.samples.saturating_add(1);
-        let samples = f64::from(self.samples);
         let step = square(self.residual - self.slow);
         let step_max = 9.0 * self.noise.max(variance_floor * 0.25);
-        self.noise += (step.min(step_max) - self.noise) / samples.min(NOISE_SAMPLES);
+        self.noise += (step.min(step_max) - self.noise) * share(self.samples, NOISE_SAMPLES);
         let wander_max =
             wander_growth_max(commissioning) * self.wander.max(0.05 * typical_variance);
         self.wander += (square(self.slow).min(wander_max) - self.wander)
-            / samples.clamp(WANDER_SAMPLES_MIN, WANDER_SAMPLES);
+            * share(self.samples.max(WANDER_SAMPLES_MIN), WANDER_SAMPLES);
         let further = (self.slow.abs() - self.excursion).max(0.0);
         self.excursion += if commissioning {
             further
         } else {
-            further / WANDER_SAMPLES
+            further * share(WANDER_SAMPLES, WANDER_SAMPLES)
         };
         if accuracy > 0.0 {
             self.wander = self.wander.min(square(accuracy).max(self.noise));
@@ -303,11 +303,11 @@ impl Channel {
 }
 
 /// Memory of the learned noise, in samples (prototype).
-pub(super) const NOISE_SAMPLES: f64 = 512.0;
+pub(super) const NOISE_SAMPLES: u32 = 512;
 /// Memory of the learned wander, in samples (prototype).
-pub(super) const WANDER_SAMPLES: f64 = 1024.0;
+pub(super) const WANDER_SAMPLES: u32 = 1024;
 /// The wander is never learned faster than this (prototype).
-pub(super) const WANDER_SAMPLES_MIN: f64 = 128.0;
+pub(super) const WANDER_SAMPLES_MIN: u32 = 128;
 
 /// A squared slow residual counts for at most this many times the learned wander, so that a fault is not learned.
 pub(super) const fn wander_growth_max(commissioning: bool) -> f64 {

@@ -1,27 +1,25 @@
 //! Commissioning: what each channel's offset and noise are, and which channel was wrong from the start.
 //!
-//! Owns: the first phase (every channel against the median), the refinement of offsets after it, newcomers, and the
-//! second look at an offset that the evidence does not bear out any more.
+//! Owns: the first phase (every channel against the median) and the refinement of offsets after it.
 //! Must not: learn an offset as normal that was not steady, or that the siblings or the given accuracy do not bear out.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::channel::{Channel, Standing};
+use super::look::{LOOK_SAMPLES, Look};
 use super::statistics::{
     DEVIATIONS_PER_MEDIAN_DEVIATION, Sorted, VARIANCE_FLOOR, limited, root, square,
 };
 use super::voter::{Tick, Voter};
 use super::{Reason, VoterConfig};
 
-/// Samples of one look at a channel (prototype).
-const LOOK_SAMPLES: usize = 32;
 /// The same, as a count of samples.
-const LOOK_COUNT: u32 = 32;
+pub(super) const LOOK_COUNT: u32 = 32;
 /// Looks at all channels together before the vote goes on with what there is.
 const FIRST_LOOKS_MAX: u32 = 4;
-/// Looks at one channel after which one that never was steady is a fault.
-const LOOKS_MAX: u32 = 8;
+/// Ticks without an isolation after which channels that were not steady at first are taken as settled.
+const SETTLING_TICKS: u32 = 256;
 /// Ticks until offsets are no longer refined (prototype).
 const REFINING_TICKS: u32 = 1000;
 /// Samples from which a channel's offset is refined (prototype).
@@ -37,27 +35,15 @@ const NOISE_ACCURACIES_MAX: f64 = 2.0;
 /// A pair's difference at start beyond this many of its noise deviations leaves a doubt when no accuracy is given.
 const PAIR_SPREADS_MAX: f64 = 12.0;
 /// A residual beyond this many typical ones is left out of the value in the first phase (prototype).
-const RESIDUALS_MAX: f64 = 10.0;
-/// A sample beyond this many deviations of its look does not belong to it.
-const STRAY_DEVIATIONS: f64 = 6.0;
-/// Strays that a steady look may have: a tenth of it.
-const STRAYS_MAX: usize = 3;
-/// The halves of a steady look differ by at most this many deviations of one sample.
-const HALVES_DEVIATIONS_MAX: f64 = 2.5;
-/// Samples of a look that enter its variance: nine tenths.
-const LOOK_KEPT: usize = 29;
-/// Variance of the middle nine tenths of a normal distribution, as a share of the whole.
-const KEPT_VARIANCE_SHARE: f64 = 0.62;
+const RESIDUALS_MAX: f64 = 6.0;
 /// Variance of the wander at start, as a share of the noise.
-const WANDER_START_SHARE: f64 = 1.0;
+pub(super) const WANDER_START_SHARE: f64 = 1.0;
 /// Standard deviation of the wander at start, as a share of a given accuracy.
 const WANDER_START_ACCURACY: f64 = 0.7;
 /// Standard deviation of the wander at start, as a share of the offsets' own: what differs much also wanders much.
 const WANDER_START_OFFSETS: f64 = 1.5;
 /// An offset this many noise deviations from the middle of all counts half in their mean.
 const CENTRE_DEVIATIONS: f64 = 2.0;
-/// An isolated channel that is steady this much nearer to its siblings than its offset says is learned anew.
-const NEARER_SHARE: f64 = 0.5;
 
 /// What commissioning learned of the quantity.
 #[derive(Clone, Debug)]
@@ -73,22 +59,16 @@ pub(super) struct Commission {
     pub(super) offset_max: f64,
     /// Noise (a variance) beyond this is a fault.
     pub(super) noise_max: f64,
+    /// Ticks for which the channels, never steady in the first phase, must still go well together.
+    unsettled: u32,
     /// Nobody bears out the offsets that the vote rests on.
     pub(super) doubt: bool,
     /// Channels that had been learned when the first phase ended.
-    learned: usize,
+    pub(super) learned: usize,
     /// The residuals of each channel's look.
-    looked: Vec<[f64; LOOK_SAMPLES]>,
+    pub(super) looked: Vec<[f64; LOOK_SAMPLES]>,
     /// Room to sort one look.
-    scratch: Sorted,
-}
-
-/// What one look found.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    offset: f64,
-    noise: f64,
-    steady: bool,
+    pub(super) scratch: Sorted,
 }
 
 impl Commission {
@@ -100,6 +80,7 @@ impl Commission {
             typical_residual: 0.0,
             offset_max: f64::MAX,
             noise_max: f64::MAX,
+            unsettled: 0,
             doubt: false,
             learned: 0,
             looked: vec![[0.0; LOOK_SAMPLES]; config.channels],
@@ -107,16 +88,22 @@ impl Commission {
         }
     }
 
-    /// What was learned before the process began is gone on with.
-    pub(super) fn resume(&mut self, learned: usize, doubt: bool) {
+    /// Goes on where an earlier run ended.
+    pub(super) fn resume(&mut self, offset_max: f64, noise_max: f64, doubt: bool) {
         self.open = false;
-        self.learned = learned;
+        self.offset_max = offset_max;
+        self.noise_max = noise_max;
         self.doubt = doubt;
     }
 
     /// The first phase is going on, this tick included.
     pub(super) fn warming(&self) -> bool {
         self.open
+    }
+
+    /// Nobody bears out what the vote rests on, or the first look did not settle it.
+    pub(super) fn in_doubt(&self) -> bool {
+        self.doubt || self.unsettled > 0 || (self.open && self.looks > 0)
     }
 
     pub(super) fn refining(&self, ticks: u32) -> bool {
@@ -190,7 +177,9 @@ impl Voter {
             steady += usize::from(look.steady);
         }
         self.commission.looks += 1;
-        if 2 * steady <= present && self.commission.looks < FIRST_LOOKS_MAX {
+        let divided =
+            2 * steady <= present || (steady == 2 && present > 2 && self.two_differ(tick));
+        if divided && self.commission.looks < FIRST_LOOKS_MAX {
             self.commission.last_tick = self.ticks.saturating_add(LOOK_COUNT);
             for channel in &mut self.channels {
                 channel.begin_look();
@@ -199,19 +188,37 @@ impl Voter {
         }
         let unsteady = 2 * steady <= present;
         self.commission.open = false;
-        self.commission.learned = present;
-        self.commission.doubt = unsteady && present > 1;
+        self.commission.learned = steady;
+        self.commission.doubt = false;
+        self.commission.unsettled = if unsteady && present > 1 {
+            SETTLING_TICKS
+        } else {
+            0
+        };
         if unsteady {
             for channel in &mut self.channels {
                 channel.steady = true;
             }
         }
-        let noise = self.set_offset_max(tick);
-        self.set_offsets(tick, noise);
+        let (noise, offset_spread) = self.set_offset_max(tick);
+        self.set_offsets(tick, noise, offset_spread);
     }
 
-    /// The limit of what may be learned; returns the typical noise.
-    fn set_offset_max(&mut self, tick: &Tick) -> f64 {
+    /// The only two channels that were steady do not bear one another out.
+    fn two_differ(&self, tick: &Tick) -> bool {
+        let mut steady = self
+            .channels
+            .iter()
+            .filter(|channel| channel.looked > 0 && channel.steady);
+        let (Some(one), Some(other)) = (steady.next(), steady.next()) else {
+            return false;
+        };
+        let noise = root(0.5 * (one.noise + other.noise));
+        (one.slow - other.slow).abs() > (OFFSET_SPREADS_MAX * noise).max(tick.accuracy)
+    }
+
+    /// The limit of what may be learned; returns the typical noise, and the spread of the offsets.
+    fn set_offset_max(&mut self, tick: &Tick) -> (f64, f64) {
         let borne = |channel: &&Channel| channel.looked > 0 && channel.steady;
         let slow = |channel: &Channel| channel.slow;
         self.sorted
@@ -248,10 +255,10 @@ impl Voter {
             self.commission
                 .find_offset_max(tick.accuracy, noise, offset_spread);
         }
-        noise
+        (noise, offset_spread)
     }
 
-    fn set_offsets(&mut self, tick: &Tick, noise: f64) {
+    fn set_offsets(&mut self, tick: &Tick, noise: f64, offset_spread: f64) {
         let borne = |channel: &&Channel| channel.looked > 0 && channel.steady;
         self.sorted.refill(
             self.channels
@@ -285,7 +292,7 @@ impl Voter {
                 channel.standing = Standing::Isolated;
                 channel.reason = Some(Reason::BootOffset);
             }
-            if channel.standing != Standing::Trusted && channel.looked == 0 {
+            if channel.standing != Standing::Trusted {
                 channel.noise = noise;
             }
             if always_two {
@@ -296,14 +303,7 @@ impl Voter {
             channel.begin_look();
         }
         self.centre_offsets(noise);
-        let (sum, count) = self
-            .channels
-            .iter()
-            .filter(|channel| channel.standing == Standing::Trusted)
-            .fold((0.0, 0.0), |(sum, count), channel| {
-                (sum + square(channel.offset), count + 1.0)
-            });
-        let wander = square(WANDER_START_OFFSETS) * sum / f64::max(count, 1.0);
+        let wander = square(WANDER_START_OFFSETS * offset_spread);
         for channel in &mut self.channels {
             channel.wander = channel.wander.max(wander);
         }
@@ -311,7 +311,7 @@ impl Voter {
 
     /// Moves all offsets so that their robust mean over the trusted channels is none. Only the offsets of channels that
     /// the others bear out say where the truth lies; one far off counts little.
-    fn centre_offsets(&mut self, noise: f64) {
+    pub(super) fn centre_offsets(&mut self, noise: f64) {
         let trusted = |channel: &&Channel| channel.standing == Standing::Trusted;
         self.sorted.refill(
             self.channels
@@ -334,45 +334,8 @@ impl Voter {
         }
     }
 
-    /// Channels that arrived later, or were not steady, are learned against those that are there, outside the vote.
-    pub(super) fn commission_newcomers(&mut self, tick: &Tick) {
-        if tick.last_resort {
-            for channel in &mut self.channels {
-                // Nobody to be learned against: the first comer starts the vote.
-                if channel.standing == Standing::Newcomer && channel.usable {
-                    channel.standing = Standing::Trusted;
-                }
-            }
-            return;
-        }
-        let mut arrived = false;
-        for index in 0..self.channels.len() {
-            let channel = &mut self.channels[index];
-            if channel.standing != Standing::Newcomer || !channel.fresh {
-                continue;
-            }
-            let looked = &mut self.commission.looked[index];
-            channel.look(channel.residual, looked);
-            if channel.looked < LOOK_COUNT {
-                continue;
-            }
-            arrived = true;
-            let look = Look::at(
-                &mut self.commission.scratch,
-                looked,
-                channel.looked,
-                tick.accuracy,
-            );
-            let limits = (self.commission.offset_max, self.commission.noise_max);
-            channel.receive(look, limits, tick);
-        }
-        if arrived && self.commission.doubt && self.commission.learned < 3 {
-            self.commission_anew();
-        }
-    }
-
     /// A third channel has come to a pair that nobody could bear out: all are learned again.
-    fn commission_anew(&mut self) {
+    pub(super) fn commission_anew(&mut self) {
         self.commission.open = true;
         self.commission.doubt = false;
         self.commission.looks = 0;
@@ -385,6 +348,9 @@ impl Voter {
 
     /// Moves what is lasting in each residual into the channel's offset.
     pub(super) fn refine_offsets(&mut self) {
+        if !self.outsiders {
+            self.commission.unsettled = self.commission.unsettled.saturating_sub(1);
+        }
         let limit = self.commission.offset_max;
         let mut moved = 0.0;
         let mut trusted = 0.0;
@@ -410,46 +376,6 @@ impl Voter {
             channel.offset -= moved / f64::max(trusted, 1.0);
         }
     }
-
-    /// An isolated channel that is steady, and nearer to its siblings than the offset learned of it says, was learned
-    /// while it was wrong: its offset is learned anew.
-    pub(super) fn look_again(&mut self, tick: &Tick) {
-        let mut forgotten = false;
-        for index in 0..self.channels.len() {
-            let channel = &mut self.channels[index];
-            if channel.standing != Standing::Isolated || !channel.fresh {
-                continue;
-            }
-            let looked = &mut self.commission.looked[index];
-            channel.look(channel.residual, looked);
-            if channel.looked < LOOK_COUNT {
-                continue;
-            }
-            let look = Look::at(
-                &mut self.commission.scratch,
-                looked,
-                channel.looked,
-                tick.accuracy,
-            );
-            channel.begin_look();
-            let offset = channel.offset + look.offset;
-            let learned = channel.offset.abs() > 2.0 * root(channel.noise);
-            if learned
-                && look.steady
-                && channel.motion.moves()
-                && offset.abs() < NEARER_SHARE * channel.offset.abs()
-                && look.noise < 4.0 * channel.noise.max(tick.variance_floor)
-            {
-                channel.offset = offset;
-                channel.corrected -= look.offset;
-                channel.readmit(0.0);
-                forgotten = true;
-            }
-        }
-        if forgotten {
-            self.centre_offsets(tick.typical_variance);
-        }
-    }
 }
 
 /// The largest noise of a channel, as a variance, among siblings of this typical noise: noise is no fault where no
@@ -464,7 +390,7 @@ fn noise_max(typical: f64, accuracy: f64) -> f64 {
 
 impl Channel {
     /// Enters one residual into the look.
-    fn look(&mut self, residual: f64, looked: &mut [f64; LOOK_SAMPLES]) {
+    pub(super) fn look(&mut self, residual: f64, looked: &mut [f64; LOOK_SAMPLES]) {
         let place = usize::try_from(self.looked).unwrap_or(0) % LOOK_SAMPLES;
         looked[place] = residual;
         self.looked = self.looked.saturating_add(1).min(LOOK_COUNT);
@@ -481,62 +407,5 @@ impl Channel {
         let before = residual - self.slow;
         self.slow += before / count;
         self.noise += (before * (residual - self.slow) - self.noise) / count;
-    }
-
-    /// Ends the look at a newcomer.
-    fn receive(&mut self, look: Look, (offset_max, noise_max): (f64, f64), tick: &Tick) {
-        self.begin_look();
-        self.relooks = self.relooks.saturating_add(1);
-        if look.offset.abs() > offset_max {
-            self.noise = tick.typical_variance;
-            self.standing = Standing::Isolated;
-            self.reason = Some(Reason::BootOffset);
-        } else if look.steady && look.noise <= noise_max {
-            self.offset += look.offset;
-            self.noise = look.noise;
-            self.wander = self.wander.max(WANDER_START_SHARE * self.noise);
-            self.samples = LOOK_COUNT;
-            self.readmit(0.0);
-        } else if self.relooks >= LOOKS_MAX {
-            self.noise = tick.typical_variance;
-            self.standing = Standing::Isolated;
-            self.reason = Some(Reason::Noisy);
-        }
-    }
-}
-
-impl Look {
-    /// Robust offset and noise of the first `count` residuals, and whether they are of one kind throughout.
-    fn at(sorted: &mut Sorted, residuals: &[f64; LOOK_SAMPLES], count: u32, accuracy: f64) -> Self {
-        let count = usize::try_from(count).unwrap_or(0).min(LOOK_SAMPLES);
-        let all = &residuals[..count];
-        let (early, late) = all.split_at(count / 2);
-        sorted.refill(early.iter().copied());
-        let early = sorted.median();
-        sorted.refill(late.iter().copied());
-        let late = sorted.median();
-        sorted.refill(all.iter().copied());
-        let offset = sorted.median();
-        sorted.refill(all.iter().map(|residual| (residual - offset).abs()));
-        let spread = DEVIATIONS_PER_MEDIAN_DEVIATION * sorted.median();
-        let kept = count.min(LOOK_KEPT);
-        let squares: f64 = sorted.iter().take(kept).map(|value| square(*value)).sum();
-        let kept = f64::from(u32::try_from(kept.max(1)).unwrap_or(1));
-        let mut noise = squares / kept / KEPT_VARIANCE_SHARE;
-        if spread > 0.0 && noise > 9.0 * square(spread) {
-            noise = square(spread);
-        }
-        let deviation = root(noise);
-        let stray = (STRAY_DEVIATIONS * deviation).max(accuracy);
-        let strays = sorted.iter().filter(|value| **value > stray).count();
-        sorted.refill(all.windows(2).map(|two| (two[1] - two[0]).abs()));
-        let step = DEVIATIONS_PER_MEDIAN_DEVIATION * sorted.median() / core::f64::consts::SQRT_2;
-        let apart = (late - early).abs();
-        Self {
-            offset,
-            noise,
-            steady: strays <= STRAYS_MAX
-                && apart <= (HALVES_DEVIATIONS_MAX * step.max(0.5 * deviation)).max(accuracy),
-        }
     }
 }

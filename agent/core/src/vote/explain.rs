@@ -5,7 +5,11 @@
 use alloc::vec::Vec;
 
 use super::Voter;
+use super::channel::Channel;
 use super::statistics::root;
+
+/// Samples for which a wander is taken to last: the memory of the slow mean, four times over.
+const WANDER_LASTS_SAMPLES: f64 = 256.0;
 
 /// The numbers of one channel at the last vote, in the unit of the quantity.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +20,8 @@ pub struct ChannelView {
     pub fresh: bool,
     /// What was learned to lie between it and its siblings.
     pub offset: f64,
+    /// Standard uncertainty of the offset, from the noise and wander that were seen.
+    pub offset_uncertainty: f64,
     /// The value less its offset and less the reference; absent with the value.
     pub residual: Option<f64>,
     /// Standard deviation that the residual is held against.
@@ -50,7 +56,13 @@ impl Voter {
     #[must_use]
     pub fn explain(&self) -> (VoteView, Vec<ChannelView>) {
         let total: f64 = self.channels.iter().map(|channel| channel.weight).sum();
+        let uncertainty = |channel: &Channel| {
+            let samples = f64::from(channel.samples.max(1));
+            let wanders = (samples / WANDER_LASTS_SAMPLES).max(1.0);
+            root(channel.noise / samples + channel.wander / wanders)
+        };
         let channels = self.channels.iter().map(|channel| ChannelView {
+            offset_uncertainty: uncertainty(channel),
             value: channel.usable.then_some(channel.raw),
             fresh: channel.fresh,
             offset: channel.offset,

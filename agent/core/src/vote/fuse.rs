@@ -5,7 +5,7 @@
 
 use super::channel::Channel;
 use super::monitor::GROSS_DEVIATIONS;
-use super::statistics::{root, square};
+use super::statistics::{beyond, root, square};
 use super::voter::{Tick, Voter};
 use super::{OnQuorumLoss, OnSplit, Quality, Verdict, Vote};
 
@@ -16,7 +16,9 @@ const WEIGHT_SHARE_MAX: f64 = 0.6;
 /// Weight of the side of a pair that is not believed.
 const WEIGHT_LEAST: f64 = 1e-6;
 /// Standard error of the value over the channels' own: covers what the channels have in common (prototype).
-const UNCERTAINTY_FACTOR: f64 = 1.35;
+const UNCERTAINTY_FACTOR: f64 = 1.13;
+/// The same of a pair, whose variances contain part of the difference of the two.
+const PAIR_UNCERTAINTY_FACTOR: f64 = 0.76;
 /// Memory of the variance of the value's steps (prototype).
 const STEP_GAIN: f64 = 1.0 / 64.0;
 
@@ -82,7 +84,7 @@ impl Voter {
         } else {
             self.fuse_many(tick)
         };
-        self.fill_verdicts(tick.warming, vote);
+        self.fill_verdicts(tick.warming || self.trial > 0, vote);
         let used = vote
             .verdicts
             .iter()
@@ -108,7 +110,8 @@ impl Voter {
         vote.uncertainty = Some(uncertainty);
         vote.used = used;
         vote.held_ticks = None;
-        vote.quality = if fused.split || tick.last_resort || used == 1 || self.commission.doubt {
+        vote.quality = if fused.split || tick.last_resort || used == 1 || self.commission.in_doubt()
+        {
             Quality::Uncertain
         } else if used < self.channels.len() {
             Quality::Degraded
@@ -135,7 +138,10 @@ impl Voter {
         let total = weight_first + weight_second;
         let share = weight_first / total;
         let doubt = pair.second_right.min(1.0 - pair.second_right);
-        let usual = 0.9 * root(0.5 * (first.variance + second.variance));
+        let usual = root(
+            square(PAIR_UNCERTAINTY_FACTOR) * 0.5 * (first.variance + second.variance)
+                + 0.5 * self.offset_variance,
+        );
         let between = if pair.split {
             0.5 * tick.pair_difference.abs() * (1.0 + doubt)
         } else {
@@ -184,8 +190,10 @@ impl Voter {
             value += residuals / total;
         }
         let variance = tick.typical_variance.max(tick.variance_floor);
-        let mut uncertainty = UNCERTAINTY_FACTOR * root(variance / f64::from(used.max(1)));
-        if tick.lost {
+        let mut uncertainty = root(
+            (square(UNCERTAINTY_FACTOR) * variance + self.offset_variance) / f64::from(used.max(1)),
+        );
+        if tick.lost || tick.warming {
             uncertainty = uncertainty.max(0.25 * tick.spread);
         }
         if used <= 1 {
@@ -232,7 +240,7 @@ impl Voter {
 
     /// Where `holding`, the last value, less certain with every tick, up to the configured age; then, or else, none.
     pub(super) fn hold(&mut self, vote: &mut Vote, holding: bool) {
-        self.fill_verdicts(self.commission.warming(), vote);
+        self.fill_verdicts(self.commission.warming() || self.trial > 0, vote);
         for verdict in &mut vote.verdicts {
             verdict.included = false;
         }
@@ -258,11 +266,11 @@ impl Voter {
 impl Channel {
     /// 1 for a sample near the reference, fading to 0 at the gross gate.
     fn taper(&self) -> f64 {
-        let squared = square(self.residual) / self.variance_now;
-        if squared <= square(TAPER_DEVIATIONS) {
-            1.0
+        if beyond(self.residual, TAPER_DEVIATIONS, self.variance_now) {
+            let deviations = self.residual.abs() / root(self.variance_now);
+            ((GROSS_DEVIATIONS - deviations) / (GROSS_DEVIATIONS - TAPER_DEVIATIONS)).max(0.0)
         } else {
-            ((GROSS_DEVIATIONS - root(squared)) / (GROSS_DEVIATIONS - TAPER_DEVIATIONS)).max(0.0)
+            1.0
         }
     }
 }

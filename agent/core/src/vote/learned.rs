@@ -1,137 +1,169 @@
-//! What a voter has learned, in a form that outlives the process.
+//! What the voter has learned, as plain data to be kept over a restart, and its return.
 //!
-//! Owns: the taking and the restoring of it. Must not: believe numbers that no voter can have learned.
+//! Owns: [`Learned`]. Must not: know how it is stored; trust it blindly.
 //!
-//! Invariant: a channel that is restored is judged against what was learned of it, so that a sensor that drifted in the
-//! meantime is not learned as normal.
+//! A channel that changed while nobody looked is judged against what was learned before, not learned anew. For a short
+//! while after a restore the channels are reported as learning; when no majority bears the old offsets out, all is
+//! learned anew.
 
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::channel::{MAGNITUDE_MAX, RELAPSES_MAX, Standing};
-use super::{Reason, Voter};
+use super::channel::{Channel, MAGNITUDE_MAX, RELAPSES_MAX, Standing};
+use super::statistics::square;
+use super::{ChannelState, Reason, Voter};
 
-/// What one voter has learned.
+/// Ticks after a restore for which what was restored is on trial.
+pub(super) const TRIAL_TICKS: u32 = 32;
+/// Ticks of the trial without a majority after which all is learned anew.
+const LOST_TICKS_MAX: u32 = 16;
+
+/// What was learned of one quantity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
     /// Ticks that had a usable reading.
-    ticks: u32,
-    /// The largest offset that may be learned; absent where there is no limit.
-    offset_max: Option<f64>,
-    /// The largest noise, as a variance; absent where there is no limit.
-    noise_max: Option<f64>,
-    /// Nobody bears out the offsets.
-    doubt: bool,
+    pub ticks: u32,
+    /// An offset beyond this is a fault, in the quantity's unit.
+    pub offset_max: f64,
+    /// Noise beyond this variance is a fault.
+    pub noise_max: f64,
+    /// Nobody bore out the offsets.
+    pub doubt: bool,
     /// Variance of the value's step from tick to tick.
-    step_variance: f64,
+    pub step_variance: f64,
     /// One entry per channel, in order.
-    channels: Vec<LearnedChannel>,
+    pub channels: Vec<LearnedChannel>,
 }
 
-/// What was learned of one channel.
+/// What was learned of one channel; see [`super::ChannelView`] for the meaning of the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct LearnedChannel {
-    standing: StandingWord,
-    reason: Option<Reason>,
-    offset: f64,
-    noise: f64,
-    wander: f64,
-    samples: u32,
-    relapses: u32,
-    since_readmission: u32,
+pub struct LearnedChannel {
+    /// `Learning`, `Healthy`, `Quarantined` or `Failed`.
+    pub state: ChannelState,
+    /// Why it was out.
+    pub reason: Option<Reason>,
+    /// Lasting difference from the siblings.
+    pub offset: f64,
+    /// Variance from sample to sample.
+    pub noise: f64,
+    /// Variance of the slow part of the difference.
+    pub wander: f64,
+    /// The furthest that the slow part of the difference has been.
+    pub excursion: f64,
+    /// Samples learned from.
+    pub samples: u32,
+    /// Relapses that lengthen the way back.
+    pub relapses: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum StandingWord {
-    Newcomer,
-    Trusted,
-    Isolated,
-    Failed,
+impl LearnedChannel {
+    fn is_sound(&self) -> bool {
+        let isolated = matches!(
+            self.state,
+            ChannelState::Quarantined | ChannelState::Probation
+        );
+        self.offset.abs() <= MAGNITUDE_MAX
+            && (0.0..=MAGNITUDE_MAX).contains(&self.excursion)
+            && is_variance(self.noise)
+            && is_variance(self.wander)
+            && self.relapses <= RELAPSES_MAX
+            && (self.reason.is_some() || !isolated)
+    }
 }
 
-/// A finite limit; the largest number stands for none.
-fn limit(value: f64) -> Option<f64> {
-    (value < f64::MAX).then_some(value)
+fn is_variance(value: f64) -> bool {
+    (0.0..=square(MAGNITUDE_MAX)).contains(&value)
 }
 
 impl Voter {
-    /// What it has learned; none while its channels are still being commissioned.
+    /// What has been learned; none before the first phase of commissioning has ended.
     #[must_use]
     pub fn learned(&self) -> Option<Learned> {
-        let channel = |channel: &super::channel::Channel| LearnedChannel {
-            standing: match channel.standing {
-                Standing::Newcomer => StandingWord::Newcomer,
-                Standing::Trusted => StandingWord::Trusted,
-                Standing::Isolated => StandingWord::Isolated,
-                Standing::Failed => StandingWord::Failed,
-            },
-            reason: channel.reason,
-            offset: channel.offset,
-            noise: channel.noise,
-            wander: channel.wander,
-            samples: channel.samples,
-            relapses: channel.relapses,
-            since_readmission: channel.since_readmission,
-        };
-        (!self.commission.warming()).then(|| Learned {
+        if self.commission.warming() {
+            return None;
+        }
+        Some(Learned {
             ticks: self.ticks,
-            offset_max: limit(self.commission.offset_max),
-            noise_max: limit(self.commission.noise_max),
+            offset_max: self.commission.offset_max,
+            noise_max: self.commission.noise_max,
             doubt: self.commission.doubt,
             step_variance: self.held.step_variance,
-            channels: self.channels.iter().map(channel).collect(),
+            channels: self.channels.iter().map(Channel::learned).collect(),
         })
     }
 
-    /// Goes on with what was learned before. Returns false, and changes nothing, when it is for another number of
-    /// channels or holds what no voter can have learned.
+    /// Takes back what was learned before a restart; to be called before the first vote. Returns whether it could be
+    /// used: what does not fit this configuration, or is not sound, is left alone and all is learned anew.
     pub fn restore(&mut self, learned: &Learned) -> bool {
-        if learned.channels.len() != self.channels.len() || !learned.is_possible() {
+        let fits = learned.channels.len() == self.channels.len()
+            && learned.offset_max >= 0.0
+            && learned.noise_max >= 0.0
+            && is_variance(learned.step_variance)
+            && learned.channels.iter().all(LearnedChannel::is_sound);
+        if !fits {
             return false;
         }
+        self.commission
+            .resume(learned.offset_max, learned.noise_max, learned.doubt);
         self.ticks = learned.ticks;
         self.held.step_variance = learned.step_variance;
-        let trusted = |channel: &&LearnedChannel| channel.standing != StandingWord::Newcomer;
-        let commissioned = learned.channels.iter().filter(trusted).count();
-        self.commission.resume(commissioned, learned.doubt);
-        self.commission.offset_max = learned.offset_max.unwrap_or(f64::MAX);
-        self.commission.noise_max = learned.noise_max.unwrap_or(f64::MAX);
-        for (channel, saved) in self.channels.iter_mut().zip(&learned.channels) {
-            channel.standing = match saved.standing {
-                StandingWord::Newcomer => Standing::Newcomer,
-                StandingWord::Trusted => Standing::Trusted,
-                StandingWord::Isolated => Standing::Isolated,
-                StandingWord::Failed => Standing::Failed,
-            };
-            channel.reason = saved.reason;
-            channel.offset = saved.offset;
-            channel.noise = saved.noise;
-            channel.wander = saved.wander;
-            channel.samples = saved.samples;
-            channel.relapses = saved.relapses;
-            channel.since_readmission = saved.since_readmission;
+        self.trial = TRIAL_TICKS;
+        self.trial_lost = 0;
+        for (channel, learned) in self.channels.iter_mut().zip(&learned.channels) {
+            channel.restore(learned);
         }
+        self.find_typical();
         true
+    }
+
+    /// One tick of the trial after a restore.
+    pub(super) fn try_restored(&mut self, lost: bool) {
+        if self.trial == 0 {
+            return;
+        }
+        self.trial -= 1;
+        self.trial_lost += u32::from(lost);
+        if self.trial_lost >= LOST_TICKS_MAX {
+            self.trial = 0;
+            self.commission_anew();
+        }
     }
 }
 
-impl Learned {
-    fn is_possible(&self) -> bool {
-        let size = |value: f64| value.is_finite() && value >= 0.0;
-        let limited = |value: Option<f64>| value.is_none_or(size);
-        let channel = |channel: &LearnedChannel| {
-            channel.offset.abs() <= MAGNITUDE_MAX
-                && size(channel.noise)
-                && size(channel.wander)
-                && channel.relapses <= RELAPSES_MAX
-                && (channel.reason.is_some() || channel.standing != StandingWord::Isolated)
+impl Channel {
+    fn learned(&self) -> LearnedChannel {
+        LearnedChannel {
+            state: match self.standing {
+                Standing::Newcomer => ChannelState::Learning,
+                Standing::Trusted => ChannelState::Healthy,
+                Standing::Isolated => ChannelState::Quarantined,
+                Standing::Failed => ChannelState::Failed,
+            },
+            reason: self.reason,
+            offset: self.offset,
+            noise: self.noise,
+            wander: self.wander,
+            excursion: self.excursion,
+            samples: self.samples,
+            relapses: self.relapses,
+        }
+    }
+
+    fn restore(&mut self, learned: &LearnedChannel) {
+        self.standing = match learned.state {
+            ChannelState::Learning => Standing::Newcomer,
+            ChannelState::Healthy | ChannelState::Suspect => Standing::Trusted,
+            ChannelState::Quarantined | ChannelState::Probation => Standing::Isolated,
+            ChannelState::Failed => Standing::Failed,
         };
-        limited(self.offset_max)
-            && limited(self.noise_max)
-            && size(self.step_variance)
-            && self.channels.iter().all(channel)
+        self.reason = learned.reason;
+        self.offset = learned.offset;
+        self.noise = learned.noise;
+        self.wander = learned.wander;
+        self.excursion = learned.excursion;
+        self.samples = learned.samples;
+        self.relapses = learned.relapses;
     }
 }
 
@@ -182,7 +214,8 @@ mod tests {
     #[test]
     fn what_was_quarantined_stays_so_until_it_agrees() {
         let mut voter = Voter::new(VoterConfig::new(3));
-        run(&mut voter, 500, 1, [0.0; 3]);
+        // Past commissioning, in which a channel that is out is learned again.
+        run(&mut voter, 1_500, 1, [0.0; 3]);
         run(&mut voter, 50, 3, [2.0, 0.0, 0.0]);
         let mut after = reborn(&voter);
         let vote = run(&mut after, 5, 4, [2.0, 0.0, 0.0]);

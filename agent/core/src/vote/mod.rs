@@ -12,9 +12,11 @@ mod commission;
 mod explain;
 mod fuse;
 mod learned;
+mod look;
 mod majority;
 mod method;
 mod monitor;
+mod newcomer;
 mod pair;
 mod path;
 mod probation;
@@ -117,7 +119,8 @@ impl Quality {
 /// | Quarantined | Probation | its samples agree again |
 /// | Probation | Healthy, Quarantined | it agreed for long enough, or it relapsed |
 /// | Quarantined | Failed | it relapsed too often, or its fault is permanent |
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ChannelState {
     /// Its offset and noise are being learned.
     Learning,

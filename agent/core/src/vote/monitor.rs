@@ -7,8 +7,8 @@ use super::channel::{Channel, Standing};
 use super::statistics::{beyond, limited_by_variance, root, square};
 use super::voter::{Tick, Voter};
 
-/// A sample beyond this many standard deviations is not believed (prototype).
-pub(super) const GROSS_DEVIATIONS: f64 = 6.0;
+/// A sample beyond this many standard deviations is not believed: the median of three has heavy tails.
+pub(super) const GROSS_DEVIATIONS: f64 = 6.5;
 /// Gain of the fast chart: it sees a step within about ten samples (prototype).
 pub(super) const FAST_GAIN: f64 = 1.0 / 8.0;
 /// Gain of the slow chart: it sees a drift (prototype).
@@ -23,6 +23,8 @@ pub(super) const CHART_RESIDUAL_MAX: f64 = 8.0;
 const TOLERANCE_NOISE_DEVIATIONS: f64 = 2.5;
 /// Standard deviations of the wander that count as nothing.
 const TOLERANCE_WANDER_DEVIATIONS: f64 = 4.0;
+/// A lasting difference, offset included, of this many times what may be learned is a fault.
+const LEARNED_MAX: f64 = 1.15;
 /// A coarse channel is off by half its resolution; this much of it counts as nothing.
 const RESOLUTION_SHARE: f64 = 1.5;
 /// What one sample may add to the evidence: less than two thirds of what isolates, so that it takes three.
@@ -129,8 +131,8 @@ impl Channel {
             return Some(Reason::Drift);
         }
         if tick.accuracy > 0.0
-            && (self.offset + self.slow).abs()
-                > offset_max + 2.0 * RESOLUTION_SHARE * self.motion.half_resolution()
+            && (self.offset + self.fast).abs()
+                > LEARNED_MAX * offset_max + 2.0 * RESOLUTION_SHARE * self.motion.half_resolution()
         {
             return Some(Reason::Drift);
         }
@@ -152,11 +154,15 @@ impl Channel {
     /// Adds what exceeds the tolerance to the evidence (a two-sided cumulative sum, Page 1954) and returns the larger.
     fn weigh(&mut self, reach: f64) -> f64 {
         let noise = self.noise.max(self.variance - self.wander);
-        let tolerance = root(
-            square(TOLERANCE_NOISE_DEVIATIONS) * noise
-                + square(TOLERANCE_WANDER_DEVIATIONS) * self.wander,
-        )
-        .max(reach.max(RESOLUTION_SHARE * self.motion.half_resolution()));
+        let reach = reach.max(RESOLUTION_SHARE * self.motion.half_resolution());
+        let tolerance = (square(TOLERANCE_NOISE_DEVIATIONS) * noise
+            + square(TOLERANCE_WANDER_DEVIATIONS) * self.wander)
+            .max(square(reach));
+        if self.above == 0.0 && self.below == 0.0 && square(self.residual) <= tolerance {
+            // The usual case needs no roots.
+            return 0.0;
+        }
+        let tolerance = root(tolerance);
         let scale = 1.0 / root(self.variance);
         let exceeds = |beyond: f64| ((beyond - tolerance) * scale).min(EVIDENCE_SAMPLE_MAX);
         self.above = (self.above + exceeds(self.residual)).max(0.0);

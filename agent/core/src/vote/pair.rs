@@ -9,7 +9,9 @@ use super::channel::{
 };
 use super::monitor::{CHART_RESIDUAL_MAX, FAST_GAIN, GROSS_DEVIATIONS, SLOW_GAIN};
 use super::path::Path;
-use super::statistics::{beyond, limited, limited_by_variance, log_likelihood, root, square};
+use super::statistics::{
+    beyond, limited, limited_by_variance, log_likelihood, root, share, square,
+};
 use super::voter::{Tick, Voter};
 
 /// Within this many standard deviations the two agree (prototype).
@@ -360,15 +362,16 @@ impl Voter {
         for index in [one, other] {
             self.channels[index].samples = self.channels[index].samples.saturating_add(1);
         }
-        let samples = f64::from(self.channels[one].samples);
+        let count = self.channels[one].samples;
+        let samples = f64::from(count);
         let pair = &mut self.pair;
         let step = square(tick.pair_difference - pair.slow);
         let step_max = 9.0 * pair.noise.max(0.5 * tick.variance_floor);
-        pair.noise += (step.min(step_max) - pair.noise) / samples.min(NOISE_SAMPLES);
+        pair.noise += (step.min(step_max) - pair.noise) * share(count, NOISE_SAMPLES);
         let wander_max =
             wander_growth_max(tick.commissioning) * pair.wander.max(0.05 * tick.typical_variance);
         pair.wander += (square(pair.slow).min(wander_max) - pair.wander)
-            / samples.clamp(WANDER_SAMPLES_MIN, WANDER_SAMPLES);
+            * share(count.max(WANDER_SAMPLES_MIN), WANDER_SAMPLES);
         if self.channels.len() != 2 {
             return;
         }

@@ -103,9 +103,11 @@ impl Path {
         let gain = 1.0 / self.ticks.min(MEMORY);
         let forecasts = self.forecasts();
         let mut best = 0;
+        let mut errors = [0.0; FORECASTS];
         for index in 0..FORECASTS {
             let forecast = forecasts[index];
             let error = 0.5 * (square(first - forecast) + square(second - forecast));
+            errors[index] = error;
             let variance = &mut self.variances[index];
             let most = if self.ticks < 16.0 {
                 f64::MAX
@@ -119,8 +121,7 @@ impl Path {
             }
         }
         let usual = self.variances[self.best] + VARIANCE_FLOOR;
-        let fourth =
-            square((square(first - forecasts[self.best]) / usual).min(FOURTH_POWER_ROOT_MAX));
+        let fourth = square((errors[self.best] / usual).min(FOURTH_POWER_ROOT_MAX));
         self.kurtosis += (fourth - self.kurtosis) / TAIL_MEMORY;
         self.slope += SLOPE_GAIN * GAINS[3] * (value - forecasts[3]);
         self.best = best;

@@ -4,7 +4,7 @@
 //! repeats a value is healthy, and so is a channel of a quantity that stands still.
 //! Must not: judge a channel by an absolute count of equal samples.
 
-use super::statistics::{VARIANCE_FLOOR, beyond, square};
+use super::statistics::{beyond, share};
 
 /// Expected changes that did not come, after which a channel is stuck (prototype).
 const EVIDENCE_STUCK: f64 = 25.0;
@@ -29,11 +29,9 @@ const SHARE_SAMPLES_MIN: u32 = 64;
 /// Missed changes that count in the blame of a pair.
 const MISSED_MAX: f64 = 8.0;
 /// Memory of the typical step (prototype).
-const STEP_MEMORY: f64 = 64.0;
+const STEP_MEMORY: u32 = 64;
 /// Memory of the share of changes (prototype).
-const SHARE_GAIN: f64 = 1.0 / 256.0;
-/// Memory of the variance of steps (prototype).
-const STEP_VARIANCE_MEMORY: f64 = 512.0;
+const SHARE_MEMORY: u32 = 256;
 /// Changes that a channel once stuck must show before it is readmitted (prototype).
 const CHANGES_TO_CLEAR: u32 = 3;
 
@@ -43,9 +41,6 @@ pub(super) struct Motion {
     last: Option<f64>,
     /// This sample differs from the last one.
     pub(super) changed: bool,
-    /// Squared step to this sample over its learned variance: 1 is usual.
-    pub(super) surprise: f64,
-    step_variance: f64,
     step_typical: f64,
     change_share: f64,
     changes: u32,
@@ -80,7 +75,12 @@ impl Activity {
 
     pub(super) fn observe(&mut self, movers: Movers) {
         if movers.fresh > 0 {
-            self.now += (f64::from(movers.changed) / f64::from(movers.fresh) - self.now) / 16.0;
+            let changed = if movers.changed == movers.fresh {
+                1.0
+            } else {
+                f64::from(movers.changed) / f64::from(movers.fresh)
+            };
+            self.now += (changed - self.now) / 16.0;
             self.usual += (self.now.clamp(0.0, 1.0) - self.usual) / 512.0;
         }
     }
@@ -91,8 +91,6 @@ impl Motion {
         Self {
             last: None,
             changed: false,
-            surprise: 1.0,
-            step_variance: 0.0,
             step_typical: 0.0,
             change_share: 0.9,
             changes: 0,
@@ -103,30 +101,18 @@ impl Motion {
         }
     }
 
-    /// Takes a fresh sample; `samples` is how many the channel has been learned from. Learns only while `trusted`.
-    pub(super) fn step(&mut self, value: f64, noise: f64, samples: u32, trusted: bool) {
+    /// Takes a fresh sample; learns only while `trusted`.
+    pub(super) fn step(&mut self, value: f64, trusted: bool) {
         let Some(last) = self.last.replace(value) else {
             self.changed = true;
-            self.surprise = 1.0;
             return;
         };
         let step = (value - last).abs();
-        let squared = square(step);
         self.changed = step != 0.0;
-        if self.step_variance == 0.0 {
-            self.step_variance = squared;
-        }
-        self.surprise = squared / (self.step_variance.max(0.5 * noise) + VARIANCE_FLOOR);
-        if trusted {
-            let limit = 9.0 * self.step_variance + noise + VARIANCE_FLOOR;
-            self.step_variance += (squared.min(limit) - self.step_variance)
-                / (f64::from(samples) + 1.0).min(STEP_VARIANCE_MEMORY);
-        }
         if self.changed {
             self.changes = self.changes.saturating_add(1);
             if trusted {
-                self.step_typical +=
-                    (step - self.step_typical) / f64::from(self.changes).min(STEP_MEMORY);
+                self.step_typical += (step - self.step_typical) * share(self.changes, STEP_MEMORY);
             }
         }
     }
@@ -175,7 +161,7 @@ impl Motion {
     /// The plain share at first, then an exponential mean.
     fn learn_share(&mut self, changed: f64) {
         self.compared = self.compared.saturating_add(1);
-        let gain = (1.0 / (f64::from(self.compared) + 1.0)).max(SHARE_GAIN);
+        let gain = share(self.compared.saturating_add(1), SHARE_MEMORY);
         self.change_share += gain * (changed - self.change_share);
     }
 

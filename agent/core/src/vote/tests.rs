@@ -334,4 +334,125 @@ mod properties {
         }
         assert_eq!(vote.quality, Quality::Good);
     }
+
+    /// Runs `ticks` votes of a world in which channel 0 is off by what `off` says; the last vote.
+    fn run(voter: &mut Voter, world: &mut World, ticks: u32, off: impl Fn(u32) -> f64) -> Vote {
+        let mut vote = Vote::empty(world.channels);
+        for tick in 0..ticks {
+            let mut row = world.next();
+            row[0] += off(tick);
+            voter.vote(&fresh(&row), &mut vote);
+        }
+        vote
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_bias_during_commissioning_is_not_learned(seed: u64, from in 0_u32..40, length in 1_u32..200, size in 4.0..60.0_f64, given: bool) {
+            // Without an accuracy an offset of a few spreads is a property of the channel.
+            let size = if given { size } else { size + 6.0 };
+            let mut world = World::new(seed, 3);
+            let config = VoterConfig { accuracy_absolute: given.then_some(1.0), ..VoterConfig::new(3) };
+            let mut voter = Voter::new(config);
+            let mut vote = Vote::empty(3);
+            for tick in 0..600_u32 {
+                let biased = tick >= from && tick < from + length;
+                let mut row = world.next();
+                row[0] += if biased { size } else { 0.0 };
+                voter.vote(&fresh(&row), &mut vote);
+                let off = (vote.value.unwrap() - world.truth).abs();
+                let learning = vote.quality == Quality::Uncertain
+                    || vote.verdicts.iter().any(|verdict| verdict.state == ChannelState::Learning);
+                prop_assert!(learning || off < 2.4, "{} off at {}", off, tick);
+            }
+            prop_assert_eq!(vote.quality, Quality::Good);
+            prop_assert!((vote.value.unwrap() - world.truth).abs() < 1.3);
+        }
+
+        #[test]
+        fn what_changed_while_nobody_looked_is_not_learned(seed: u64, size in 8.0..60.0_f64) {
+            let mut world = World::new(seed, 3);
+            let (voter, _) = learned(VoterConfig::new(3), &mut world, 1200);
+            let before = voter.learned().unwrap();
+            let mut voter = Voter::new(VoterConfig::new(3));
+            prop_assert!(voter.restore(&before));
+            let vote = run(&mut voter, &mut world, 60, |_| size);
+            prop_assert!(out(vote.verdicts[0].state));
+            prop_assert!((vote.value.unwrap() - world.truth).abs() < 1.3);
+        }
+    }
+
+    #[test]
+    fn a_drift_from_the_first_vote_is_a_fault_where_an_accuracy_is_given() {
+        for slope in [0.005, 0.02, 0.1] {
+            let mut world = World::new(23, 3);
+            let config = VoterConfig {
+                accuracy_absolute: Some(1.0),
+                ..VoterConfig::new(3)
+            };
+            let mut voter = Voter::new(config);
+            let vote = run(&mut voter, &mut world, 2000, |tick| slope * f64::from(tick));
+            assert!(!vote.verdicts[0].included, "slope {slope}: {vote:?}");
+            assert!((vote.value.unwrap() - world.truth).abs() < 2.5);
+        }
+    }
+
+    #[test]
+    fn a_pair_that_differs_much_from_the_start_is_not_good() {
+        let mut world = World::new(29, 2);
+        let mut voter = Voter::new(VoterConfig::new(2));
+        let vote = run(&mut voter, &mut world, 300, |_| 30.0);
+        assert_eq!(vote.quality, Quality::Uncertain);
+        assert!(vote.uncertainty.unwrap() > 7.0);
+    }
+
+    #[test]
+    fn what_was_learned_comes_back_and_is_tried() {
+        let mut world = World::new(31, 3);
+        let (voter, _) = learned(VoterConfig::new(3), &mut world, 1200);
+        let before = voter.learned().unwrap();
+        assert!(!Voter::new(VoterConfig::new(2)).restore(&before));
+        let mut unsound = before.clone();
+        unsound.channels[1].noise = f64::NAN;
+        assert!(!Voter::new(VoterConfig::new(3)).restore(&unsound));
+
+        let mut restored = Voter::new(VoterConfig::new(3));
+        assert!(restored.restore(&before));
+        assert_eq!(restored.learned().unwrap(), before);
+        let vote = run(&mut restored, &mut world, 10, |_| 0.0);
+        assert_eq!(vote.verdicts[1].state, ChannelState::Learning);
+        let vote = run(&mut restored, &mut world, 40, |_| 0.0);
+        assert_eq!(vote.verdicts[1].state, ChannelState::Healthy);
+        assert_eq!(vote.quality, Quality::Good);
+    }
+
+    #[test]
+    fn offsets_that_no_majority_bears_out_are_learned_anew() {
+        let mut world = World::new(37, 3);
+        let (voter, _) = learned(VoterConfig::new(3), &mut world, 1200);
+        let mut before = voter.learned().unwrap();
+        before.channels[0].offset += 60.0;
+        before.channels[2].offset -= 60.0;
+        let mut restored = Voter::new(VoterConfig::new(3));
+        assert!(restored.restore(&before));
+        let vote = run(&mut restored, &mut world, 200, |_| 0.0);
+        assert_eq!(vote.quality, Quality::Good);
+        assert!((vote.value.unwrap() - world.truth).abs() < 1.3);
+    }
+
+    #[test]
+    fn the_voter_explains_itself() {
+        let mut world = World::new(41, 3);
+        let mut voter = Voter::new(VoterConfig::new(3));
+        run(&mut voter, &mut world, 500, |_| 1.0);
+        let (whole, views) = voter.explain();
+        assert!(!whole.commissioning && !whole.doubt && !whole.split);
+        assert!((whole.reference.unwrap() - world.truth).abs() < 1.0);
+        let weights: f64 = views.iter().map(|view| view.share).sum();
+        assert!((weights - 1.0).abs() < 1e-9);
+        assert!(views[0].offset > 0.3 && views[1].offset < 0.0, "{views:?}");
+        assert!(views[0].offset_uncertainty < views[0].noise + views[0].wander);
+    }
 }

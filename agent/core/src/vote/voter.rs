@@ -23,6 +23,10 @@ const ACCURACY_SHARE_MIN: f64 = 0.05;
 const EXCURSION_FACTOR: f64 = 1.8;
 /// While nothing is known of how far channels wander they may wander by this many standard deviations.
 const COMMISSIONING_DEVIATIONS: f64 = 6.0;
+/// Until this tick the typical variance is found at every tick.
+const VARIANCE_EVERY_TICK_UNTIL: u32 = 1100;
+/// Then once in so many: it changes by less than a part in fifty meanwhile.
+const VARIANCE_TICKS: u32 = 8;
 /// Relative rounding of a double, with room: no spread below it means anything.
 const ROUNDING: f64 = 1e-15;
 
@@ -38,6 +42,17 @@ pub struct Voter {
     pub(super) held: Held,
     /// Ticks that had a usable reading.
     pub(super) ticks: u32,
+    /// Median variance of the channels.
+    typical_variance: f64,
+    /// The furthest that any channel has wandered.
+    excursion: f64,
+    /// Variance of the offsets: nobody knows which of them is right, so that it is part of the uncertainty.
+    pub(super) offset_variance: f64,
+    /// Ticks left for which what was restored is on trial, and those of them that had no majority.
+    pub(super) trial: u32,
+    pub(super) trial_lost: u32,
+    /// Some channel is not trusted.
+    pub(super) outsiders: bool,
     /// Ticks for which isolated channels have agreed against a lone survivor.
     pub(super) isolated_agreeing: u32,
 }
@@ -90,6 +105,12 @@ impl Voter {
             pair: Pair::new(),
             held: Held::new(),
             ticks: 0,
+            typical_variance: 0.0,
+            excursion: 0.0,
+            offset_variance: 0.0,
+            trial: 0,
+            trial_lost: 0,
+            outsiders: false,
             isolated_agreeing: 0,
             config,
         }
@@ -99,21 +120,27 @@ impl Voter {
     /// `vote` is filled in place. Allocates only when `vote` was made for another number of channels.
     pub fn vote(&mut self, readings: &[Reading], vote: &mut Vote) {
         let commissioned = self.ticks > 0;
+        let mut outsiders = false;
         for (index, channel) in self.channels.iter_mut().enumerate() {
             let reading = readings
                 .get(index)
                 .copied()
                 .unwrap_or(Reading::absent(super::Reason::NoData));
             channel.take(&reading, commissioned);
+            outsiders |= channel.standing != Standing::Trusted;
         }
+        self.outsiders = outsiders;
         if let Some(mut tick) = self.find_reference() {
             self.measure(&mut tick);
             self.observe_motion(&mut tick);
             self.judge(&mut tick);
-            self.readmit(&tick);
-            self.look_again(&tick);
+            if self.outsiders {
+                self.readmit(&tick);
+                self.look_again(&tick);
+            }
             self.fuse(&tick, vote);
             self.learn(&tick);
+            self.try_restored(tick.lost);
         } else {
             self.hold(vote, self.config.on_quorum_loss.stands_in());
         }
@@ -160,40 +187,55 @@ impl Voter {
 
     /// Every channel's residual, and the variance to hold against it.
     fn measure(&mut self, tick: &mut Tick) {
-        // While all are being commissioned, what was seen so far.
-        let learned = self
-            .channels
-            .iter()
-            .filter(|channel| channel.samples > 0 || (tick.warming && channel.looked > 1));
-        self.sorted
-            .refill(learned.map(|channel| channel.noise + channel.wander));
-        tick.typical_variance = self.sorted.median();
+        if self.ticks < VARIANCE_EVERY_TICK_UNTIL || self.ticks.is_multiple_of(VARIANCE_TICKS) {
+            self.find_typical();
+        }
+        tick.typical_variance = self.typical_variance;
         let accuracy_floor = square(ACCURACY_SHARE_MIN * tick.accuracy);
         tick.variance_floor = (VARIANCE_SHARE_MIN * tick.typical_variance).max(accuracy_floor)
             + square(ROUNDING * tick.reference)
             + VARIANCE_FLOOR;
         let drift_variance = self.held.step_variance;
-        let excursion = self
-            .channels
-            .iter()
-            .fold(0.0, |most, channel| f64::max(most, channel.excursion));
-        tick.reach = tick.accuracy.max(EXCURSION_FACTOR * excursion);
-        if tick.commissioning && tick.accuracy == 0.0 {
+        tick.reach = tick.accuracy.max(EXCURSION_FACTOR * self.excursion);
+        if tick.commissioning {
             let unknown = COMMISSIONING_DEVIATIONS * root(tick.typical_variance);
-            tick.reach = tick.reach.max(unknown);
+            let most = if tick.accuracy > 0.0 {
+                0.75 * self.commission.offset_max
+            } else {
+                f64::MAX
+            };
+            tick.reach = tick.reach.max(unknown.min(most));
         }
         for channel in &mut self.channels {
             channel.measure(tick.reference, tick.variance_floor, drift_variance);
         }
     }
 
+    /// What changes slowly: the median variance of the channels, how far any has wandered, how far apart they are.
+    pub(super) fn find_typical(&mut self) {
+        let learned = self.channels.iter().filter(|channel| channel.samples > 0);
+        self.sorted
+            .refill(learned.map(|channel| channel.noise + channel.wander));
+        self.typical_variance = self.sorted.median();
+        self.excursion = self
+            .channels
+            .iter()
+            .fold(0.0, |most, channel| f64::max(most, channel.excursion));
+        let (sum, count) = self
+            .channels
+            .iter()
+            .filter(|channel| channel.standing == Standing::Trusted)
+            .fold((0.0, 0_u32), |(sum, count), channel| {
+                (sum + square(channel.offset), count + 1)
+            });
+        self.offset_variance = sum / f64::from(count.saturating_sub(1).max(1));
+    }
+
     fn observe_motion(&mut self, tick: &mut Tick) {
         let mut movers = Movers::default();
         for channel in self.channels.iter_mut().filter(|channel| channel.fresh) {
             let trusted = channel.standing == Standing::Trusted;
-            channel
-                .motion
-                .step(channel.raw, channel.noise, channel.samples, trusted);
+            channel.motion.step(channel.raw, trusted);
             if trusted {
                 movers.fresh += 1;
                 movers.changed += u32::from(channel.motion.changed);
@@ -219,7 +261,9 @@ impl Voter {
             self.commission(tick);
             return;
         }
-        self.commission_newcomers(tick);
+        if self.outsiders {
+            self.commission_newcomers(tick);
+        }
         self.gate(tick);
         if tick.candidates >= 3 && !tick.lost && !tick.still {
             self.monitor(tick);
