@@ -17,7 +17,7 @@ use quorate_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::store::{self, Opened, Options, StoreError};
+use crate::store::{self, Finding, Opened, Options, StoreError};
 
 /// Longest line that becomes a record, in bytes.
 const LINE_BYTES_MAX: usize = 256 << 10;
@@ -159,15 +159,26 @@ pub fn stat(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandErr
     Ok(())
 }
 
-/// Prints what a restarted agent would still hold, one JSON object a line.
+fn warn(findings: &[Finding]) {
+    for finding in findings {
+        // Whoever closed standard error does not want to know.
+        let _ = writeln!(io::stderr(), "{finding}");
+    }
+}
+
+/// Prints what a restarted agent would still hold, one JSON object a line, and on standard error what is gone.
 ///
 /// # Errors
 /// There is no store, or it cannot be read.
 pub fn list(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandError> {
     let mut opened = open_existing(path)?;
+    warn(&opened.findings);
     let mut after = Seq(0);
     'pages: loop {
         let page = opened.outbox.load(after, Seq(u64::MAX), PAGE.0, PAGE.1)?;
+        opened.outbox.remove_damaged()?;
+        let gone = opened.outbox.take_gone().into_iter().map(Finding::Gone);
+        warn(&gone.collect::<Vec<_>>());
         let Some(last) = page.last() else { break };
         after = last.seq;
         for record in &page {
@@ -182,7 +193,6 @@ pub fn list(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandErr
             }
         }
     }
-    opened.outbox.remove_damaged()?;
     opened.outbox.close()?;
     tolerate_closed(output.flush())?;
     Ok(())
