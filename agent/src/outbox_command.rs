@@ -28,6 +28,9 @@ const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Records and payload bytes that are read from the store at once.
 const PAGE: (u32, u32) = (1_024, 1 << 20);
 
+/// Loads of one page beyond which its failure is believed.
+const LOADS_MAX: u32 = 4;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxCommandError {
@@ -159,6 +162,14 @@ pub fn stat(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandErr
     Ok(())
 }
 
+/// A place that the medium cannot read is given up after some loads.
+fn load(opened: &Opened, after: Seq) -> Result<Vec<StoredRecord>, StoreFault> {
+    let load = || opened.outbox.load(after, Seq(u64::MAX), PAGE.0, PAGE.1);
+    (0..LOADS_MAX)
+        .find_map(|_| load().ok())
+        .map_or_else(load, Ok)
+}
+
 fn warn(findings: &[Finding]) {
     for finding in findings {
         // Whoever closed standard error does not want to know.
@@ -175,7 +186,7 @@ pub fn list(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandErr
     warn(&opened.findings);
     let mut after = Seq(0);
     'pages: loop {
-        let page = opened.outbox.load(after, Seq(u64::MAX), PAGE.0, PAGE.1)?;
+        let page = load(&opened, after)?;
         opened.outbox.remove_damaged()?;
         let gone = opened.outbox.take_gone().into_iter().map(Finding::Gone);
         warn(&gone.collect::<Vec<_>>());

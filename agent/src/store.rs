@@ -152,6 +152,8 @@ pub struct Outbox {
     generation_next: u64,
     /// The databases that were read last, newest first.
     readers: RefCell<Vec<Reader>>,
+    /// Loads in a row that met a place which the medium cannot read.
+    unreadable: Cell<u32>,
     /// Everything up to here has been asked for once.
     loaded_through: Cell<u64>,
     /// Records that came below `loaded_through` after it was asked for, and that no load has shown since.
@@ -160,6 +162,8 @@ pub struct Outbox {
     gone: Vec<Gone>,
     /// Named as gone so lately that the name may not be durable: not written down as done yet.
     owed: Ranges,
+    /// The opening could not read all: what it named may come back, so none of it is written down as done.
+    is_partial: bool,
     /// Commits since the last of them was named.
     commits_since_told: u32,
     ballast_bytes: u64,
@@ -247,7 +251,7 @@ impl Outbox {
     /// What was named as gone is done once the name had time to become durable: a power cut may repeat a name, not
     /// swallow it.
     fn settle_owed(&mut self) {
-        if self.owed.is_empty() || !self.gone.is_empty() {
+        if self.owed.is_empty() || !self.gone.is_empty() || self.is_partial {
             return;
         }
         self.commits_since_told = self.commits_since_told.saturating_add(1);
@@ -372,7 +376,9 @@ impl Outbox {
             return;
         }
         let (name, path, seqs, bytes) = head.close();
-        if let Ok(reader) = Reader::open(&path, name) {
+        // Of a file that could not be read whole nothing is known to be missing or of no use.
+        let reader = Reader::open(&path, name).ok();
+        if let Some(reader) = reader.filter(|reader| !reader.is_partial) {
             // What its file does not show now it never will; the rest of the file is of no use.
             self.damaged
                 .get_mut()
@@ -394,6 +400,7 @@ impl Outbox {
             path,
             seqs: seal.seqs,
             bytes,
+            is_partial: false,
         };
         let at = self.databases.partition_point(|it| it.name < name);
         self.databases.insert(at, database);

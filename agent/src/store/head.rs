@@ -161,7 +161,7 @@ impl Head {
             bytes: 0,
             engine,
             ahead_bytes: 0,
-            ahead_step: usize::try_from(AHEAD_BYTES_MAX.min(bytes_max / 4)).unwrap_or(0),
+            ahead_step: usize::try_from(ahead_bytes(bytes_max)).unwrap_or(0),
             tree_bytes: 0,
             tree_entries: 0,
             entries: Vec::new(),
@@ -345,6 +345,11 @@ impl Head {
         let tree = self.engine.trees().last().expect("something was committed");
         tree.clear().expect("a test may panic");
     }
+}
+
+/// Zeros ahead of sled in a database that is to take so many bytes.
+pub(super) fn ahead_bytes(bytes_max: u64) -> u64 {
+    AHEAD_BYTES_MAX.min(bytes_max / 4)
 }
 
 /// Bytes that a record is counted with: its payload, its header, and what sled adds to it.
