@@ -28,6 +28,9 @@ const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Records and payload bytes that are read from the store at once.
 pub(crate) const PAGE: (u32, u32) = (1_024, 1 << 20);
 
+/// Loads of one page beyond which its failure is believed.
+const LOADS_MAX: u32 = 4;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxCommandError {
@@ -136,6 +139,14 @@ pub fn stat(path: &Path, output: &mut impl Write) -> Result<(), OutboxCommandErr
     Ok(())
 }
 
+/// A place that the medium cannot read is given up after some loads.
+fn load(opened: &Opened, after: Seq) -> Result<Vec<StoredRecord>, StoreFault> {
+    let load = || opened.outbox.load(after, Seq(u64::MAX), PAGE.0, PAGE.1);
+    (0..LOADS_MAX)
+        .find_map(|_| load().ok())
+        .map_or_else(load, Ok)
+}
+
 /// Prints what a restarted agent would still hold, one JSON object a line. Returns what was not as it should be.
 ///
 /// # Errors
@@ -145,7 +156,7 @@ pub fn list(path: &Path, output: &mut impl Write) -> Result<Vec<Finding>, Outbox
     let mut findings = std::mem::take(&mut opened.findings);
     let mut after = Seq(0);
     'pages: loop {
-        let page = opened.outbox.load(after, Seq(u64::MAX), PAGE.0, PAGE.1)?;
+        let page = load(&opened, after)?;
         let Some(last) = page.last() else { break };
         after = last.seq;
         for record in &page {

@@ -151,6 +151,8 @@ pub struct Outbox {
     generation_next: u64,
     /// The databases that were read last, newest first.
     readers: RefCell<Vec<Reader>>,
+    /// Loads in a row that met a place which the medium cannot read.
+    unreadable: Cell<u32>,
     /// Everything up to here has been asked for once.
     loaded_through: Cell<u64>,
     /// Records that came below `loaded_through` after it was asked for, and that no load has shown since.
@@ -159,6 +161,8 @@ pub struct Outbox {
     gone: Vec<Gone>,
     /// Gone, and not known to the receiver yet: not written down as done, so that the next opening names it again.
     owed: Ranges,
+    /// The opening could not read all: what it named may come back, so none of it is written down as done.
+    is_partial: bool,
     ballast_bytes: u64,
     /// Databases that the opening found without a seal, until the first change.
     unsealed: Option<Vec<u64>>,
@@ -355,7 +359,9 @@ impl Outbox {
             return;
         }
         let (name, path, seqs, bytes) = head.close();
-        if let Ok(reader) = Reader::open(&path, name) {
+        // Of a file that could not be read whole nothing is known to be missing or of no use.
+        let reader = Reader::open(&path, name).ok();
+        if let Some(reader) = reader.filter(|reader| !reader.is_partial) {
             // What its file does not show now it never will; the rest of the file is of no use.
             self.damaged
                 .get_mut()
@@ -377,6 +383,7 @@ impl Outbox {
             path,
             seqs: seal.seqs,
             bytes,
+            is_partial: false,
         };
         let at = self.databases.partition_point(|it| it.name < name);
         self.databases.insert(at, database);

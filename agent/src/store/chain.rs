@@ -67,6 +67,8 @@ pub(super) struct Database {
     /// Bytes of those records, as they are counted.
     pub(super) bytes: u64,
     pub(super) disk_bytes: u64,
+    /// The medium could not read all of it when it was opened: another time it may, so it is not deleted before.
+    pub(super) is_partial: bool,
 }
 
 impl Database {
@@ -128,6 +130,8 @@ pub(super) struct Reader {
     places: Vec<Place>,
     /// The newest progress that lies between the records.
     pub(super) progress: Option<Progress>,
+    /// The medium could not read some places: there may be more.
+    pub(super) is_partial: bool,
 }
 
 /// Files of one database that stay open; there is more than one only where records are very large.
@@ -142,6 +146,7 @@ impl Reader {
             match File::open(file) {
                 Ok(file) => value::scan(&file, index, &mut found)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if value::is_unreadable(&error) => found.is_partial = true,
                 Err(error) => return Err(error),
             }
         }
@@ -156,6 +161,7 @@ impl Reader {
             files,
             open: Vec::new(),
             places,
+            is_partial: found.is_partial,
             progress: progress.and_then(|(number, bytes)| Progress::from_payload(number, &bytes)),
         })
     }
@@ -171,6 +177,9 @@ impl Reader {
 
     /// Gives back what lies in sled's file behind the last record: zeros, or what sled needed to open it again.
     pub(super) fn trim(&self) -> io::Result<()> {
+        if self.is_partial {
+            return Ok(());
+        }
         let ends = self.places.iter().filter(|place| place.file == 0);
         let end = ends
             .map(|place| place.offset + u64::from(place.bytes))

@@ -16,13 +16,16 @@ use super::{
     Outbox,
     chain::{self, Reader},
     finding::Gone,
-    guard::io_fault,
+    guard::{fault, io_fault},
     ranges::Ranges,
     value,
 };
 
 /// Databases whose index is kept: the one that is drained, and one that overlaps it.
 const READERS_MAX: usize = 2;
+
+/// Loads that fail at a place which the medium cannot read before its records are given up and named.
+const UNREADABLE_LOADS: u32 = 3;
 
 /// Where a run of records lies.
 #[derive(Clone, Copy, Debug)]
@@ -220,13 +223,19 @@ impl Outbox {
             Some(at) => readers.remove(at),
             None => {
                 readers.truncate(READERS_MAX - 1);
-                Reader::open(&database.path, database.name).map_err(|error| io_fault(&error))?
+                let reader = Reader::open(&database.path, database.name);
+                let reader = reader.map_err(|error| io_fault(&error))?;
+                if reader.is_partial && !database.is_partial {
+                    self.try_again()?;
+                }
+                reader
             }
         };
         readers.insert(0, reader);
         for seq in first..=last {
             match readers[0].read(seq) {
                 Ok(Some(payload)) => {
+                    self.unreadable.set(0);
                     if !page.take(Seq(seq), payload) {
                         break;
                     }
@@ -234,12 +243,23 @@ impl Outbox {
                 Ok(None) => self.damaged.borrow_mut().insert(seq, seq),
                 // The medium cannot read this place: the rest of the database is not lost with it.
                 Err(error) if value::is_unreadable(&error) => {
+                    self.try_again()?;
                     self.damaged.borrow_mut().insert(seq, seq);
                 }
                 Err(error) => return Err(io_fault(&error)),
             }
         }
         Ok(())
+    }
+
+    /// A place that cannot be read may be the next time; after some times it is given up.
+    fn try_again(&self) -> Result<(), StoreFault> {
+        let times = self.unreadable.get();
+        if times >= UNREADABLE_LOADS {
+            return Ok(());
+        }
+        self.unreadable.set(times + 1);
+        Err(fault("input-output", "the medium cannot read a place"))
     }
 
     fn read_head(&self, first: u64, last: u64, page: &mut Page) -> Result<(), StoreFault> {
@@ -338,6 +358,9 @@ impl Outbox {
 
     /// The receiver knows that these are gone: no opening names them again.
     pub fn acknowledge_loss(&mut self, first: Seq, last: Seq) {
+        if self.is_partial {
+            return;
+        }
         self.owed.remove(first.0, last.0);
         self.progress_is_new = true;
         self.note_progress(false);
@@ -392,7 +415,8 @@ impl Outbox {
     pub(super) fn delete_done(&mut self) {
         let mut at = 0;
         while let Some(database) = self.databases.get(at) {
-            if database.pending(&self.progress.done) > 0 || !self.delete(at) {
+            let stays = database.is_partial || database.pending(&self.progress.done) > 0;
+            if stays || !self.delete(at) {
                 at += 1;
             }
         }

@@ -74,16 +74,44 @@ pub(super) struct Head {
     pub(super) seqs: Ranges,
     /// Bytes of those records, as they are counted.
     pub(super) bytes: u64,
-    database: sled::Db,
+    engine: Engine,
     /// Our own descriptor of sled's file, for the fsync that sled does not do.
     data: File,
     /// Length of the file once zeros were written ahead.
     ahead_bytes: u64,
     ahead_step: usize,
-    trees: Vec<sled::Tree>,
     tree_bytes: usize,
     tree_entries: usize,
     entries: Vec<Entry>,
+}
+
+/// sled, which may panic when it is let go.
+struct Engine {
+    /// Taken when it is dropped.
+    held: Option<(sled::Db, Vec<sled::Tree>)>,
+}
+
+impl Engine {
+    fn database(&self) -> Result<&sled::Db, StoreFault> {
+        let held = self.held.as_ref();
+        held.map(|held| &held.0)
+            .ok_or_else(|| fault("closed", "the database is closed"))
+    }
+
+    fn trees(&self) -> &[sled::Tree] {
+        self.held.as_ref().map_or(&[], |held| &held.1)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let held = self.held.take();
+        // sled writes a last time, which a full or failing medium refuses: nothing that counts depends on it.
+        let _ = guarded(move || {
+            drop(held);
+            Ok(())
+        });
+    }
 }
 
 impl fmt::Debug for Head {
@@ -99,7 +127,7 @@ impl Head {
     /// Creates an empty database that is to take so many bytes; its names are durable.
     pub(super) fn create(store: &Path, name: Name, bytes_max: u64) -> Result<Self, StoreFault> {
         let path = store.join(name.to_string());
-        let database = guarded(|| {
+        let opened = guarded(|| {
             sled::Config::new()
                 .path(&path)
                 .create_new(true)
@@ -112,6 +140,9 @@ impl Head {
                 .use_compression(false)
                 .open()
         })?;
+        let engine = Engine {
+            held: Some((opened, Vec::new())),
+        };
         let prepare = || -> io::Result<File> {
             let data = File::options()
                 .read(true)
@@ -128,10 +159,9 @@ impl Head {
             path,
             seqs: Ranges::default(),
             bytes: 0,
-            database,
+            engine,
             ahead_bytes: 0,
-            ahead_step: usize::try_from(AHEAD_BYTES_MAX.min(bytes_max / 4)).unwrap_or(0),
-            trees: Vec::new(),
+            ahead_step: usize::try_from(ahead_bytes(bytes_max)).unwrap_or(0),
             tree_bytes: 0,
             tree_entries: 0,
             entries: Vec::new(),
@@ -173,11 +203,10 @@ impl Head {
                 start = at + 1;
             }
         }
-        let database = &self.database;
+        let database = self.engine.database()?;
         guarded(|| database.flush())?;
         if total <= AHEAD_COMMIT_BYTES_MAX {
-            // Without room for it the commit is as good.
-            let _ = self.write_ahead();
+            self.write_ahead().map_err(|error| io_fault(&error))?;
         }
         self.sync(blobs).map_err(|error| io_fault(&error))?;
         for record in records {
@@ -194,18 +223,22 @@ impl Head {
         };
         let is_full = self.tree_bytes + packed.len() > TREE_BYTES_MAX
             || (self.tree_bytes >= TREE_BYTES_MIN && self.tree_entries >= TREE_ENTRIES);
-        if self.trees.is_empty() || is_full {
-            let name = u32::try_from(self.trees.len()).unwrap_or(u32::MAX);
-            let database = &self.database;
+        let count = self.engine.trees().len();
+        if count == 0 || is_full {
+            let name = u32::try_from(count).unwrap_or(u32::MAX);
+            let database = self.engine.database()?;
             let tree = guarded(|| database.open_tree(name.to_be_bytes()))?;
-            self.trees.push(tree);
+            if let Some((_, trees)) = &mut self.engine.held {
+                trees.push(tree);
+            }
             (self.tree_bytes, self.tree_entries) = (0, 0);
         }
         self.tree_entries += 1;
         self.tree_bytes = self.tree_bytes.saturating_add(packed.len());
-        let tree = self.trees.len() - 1;
+        let trees = self.engine.trees();
+        let tree = trees.len() - 1;
         let key = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
-        guarded(|| self.trees[tree].insert(key.to_be_bytes(), packed))?;
+        guarded(|| trees[tree].insert(key.to_be_bytes(), packed))?;
         self.entries.push(Entry {
             first: first.seq.0,
             last: last.seq.0,
@@ -221,7 +254,11 @@ impl Head {
         if length == self.ahead_bytes {
             return Ok(());
         }
-        self.data.write_all_at(&vec![0; self.ahead_step], length)?;
+        match self.data.write_all_at(&vec![0; self.ahead_step], length) {
+            // Without room for it the commit is as good.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            other => other?,
+        }
         self.ahead_bytes = self.data.metadata()?.len();
         Ok(())
     }
@@ -252,7 +289,7 @@ impl Head {
                 continue;
             }
             let key = u32::try_from(number).unwrap_or(u32::MAX);
-            let packed = guarded(|| self.trees[entry.tree].get(key.to_be_bytes()))?;
+            let packed = guarded(|| self.engine.trees()[entry.tree].get(key.to_be_bytes()))?;
             let packed = packed.ok_or_else(|| fault("damaged", "sled does not show an entry"))?;
             let mut bytes = &packed[..];
             while let Some(value) = value::decode(&mut bytes) {
@@ -285,17 +322,11 @@ impl Head {
             path,
             seqs,
             bytes,
-            database,
+            engine,
             data,
-            trees,
             ..
         } = self;
-        // sled writes a last time, which a full or failing medium refuses: nothing that counts depends on it.
-        let _ = guarded(move || {
-            drop(trees);
-            drop(database);
-            Ok(())
-        });
+        drop(engine);
         let _ = data.sync_data();
         (name, path, seqs, bytes)
     }
@@ -311,9 +342,14 @@ impl Head {
 impl Head {
     /// What a fault of sled would look like.
     pub(super) fn lose_an_entry(&self) {
-        let tree = self.trees.last().expect("something was committed");
+        let tree = self.engine.trees().last().expect("something was committed");
         tree.clear().expect("a test may panic");
     }
+}
+
+/// Zeros ahead of sled in a database that is to take so many bytes.
+pub(super) fn ahead_bytes(bytes_max: u64) -> u64 {
+    AHEAD_BYTES_MAX.min(bytes_max / 4)
 }
 
 /// Bytes that a record is counted with: its payload, its header, and what sled adds to it.

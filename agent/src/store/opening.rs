@@ -26,7 +26,7 @@ use super::{
     head, io_fault, legacy,
     ranges::Ranges,
     side::{Seal, sync_directory},
-    space, value,
+    space,
 };
 
 /// Opens the store, creating or repairing it as needed.
@@ -59,7 +59,8 @@ fn open_with(options: &Options) -> io::Result<Opened> {
     }
     let meta = Meta::read(path);
     let (progress_file, progress) = ProgressFile::open(path)?;
-    let found = survey(&listing, progress)?;
+    let mut found = survey(&listing, progress)?;
+    found.is_partial |= progress_file.is_partial;
     let account = balance(meta, &found, &mut findings);
     if meta != Some(account.meta) {
         account.meta.write(path)?;
@@ -76,11 +77,13 @@ fn open_with(options: &Options) -> io::Result<Opened> {
         head_is_suspect: Cell::new(false),
         generation_next: generations.max().unwrap_or(0).saturating_add(1),
         readers: RefCell::new(found.readers),
+        unreadable: Cell::new(0),
         loaded_through: Cell::new(0),
         unseen: RefCell::default(),
         damaged: RefCell::default(),
         gone: Vec::new(),
         owed: account.owed,
+        is_partial: found.is_partial,
         ballast_bytes: space::ballast_bytes(path),
         unsealed: Some(found.unsealed),
         _lock: held,
@@ -140,6 +143,8 @@ struct Survey {
     progress: Option<Progress>,
     /// Above every record that is held.
     seq_end: u64,
+    /// The medium could not read some of it.
+    is_partial: bool,
 }
 
 fn survey(listing: &Listing, progress: Option<Progress>) -> io::Result<Survey> {
@@ -191,6 +196,7 @@ impl Survey {
             seqs,
             bytes,
             disk_bytes,
+            is_partial: false,
         });
     }
 
@@ -200,11 +206,8 @@ impl Survey {
         let synced = data_files(path)
             .iter()
             .all(|file| File::open(file).and_then(|it| it.sync_data()).is_ok());
-        let mut reader = match Reader::open(path, name) {
-            // What cannot be read is missing, and named; it stays where it is.
-            Err(error) if value::is_unreadable(&error) => return Ok(()),
-            other => other?,
-        };
+        let mut reader = Reader::open(path, name)?;
+        self.is_partial |= reader.is_partial;
         if let Some(progress) = reader.progress.take() {
             self.learn(progress);
         }
@@ -212,7 +215,9 @@ impl Survey {
         held.insert_all(&seqs);
         if seqs.is_empty() {
             // It was cut off before its first commit, or nothing of it is left.
-            let _ = fs::remove_dir_all(path);
+            if !reader.is_partial {
+                let _ = fs::remove_dir_all(path);
+            }
             return Ok(());
         }
         let bytes = reader
@@ -222,8 +227,11 @@ impl Survey {
                 sum.saturating_add(head::weight(bytes))
             });
         self.add(name, path, seqs, (bytes, chain::disk_bytes(path)));
+        if let Some(database) = self.databases.last_mut() {
+            database.is_partial = reader.is_partial;
+        }
         self.scanned.push(name.generation);
-        if synced {
+        if synced && !reader.is_partial {
             self.unsealed.push(name.generation);
         }
         self.readers.insert(0, reader);
@@ -249,10 +257,11 @@ fn balance(meta: Option<Meta>, found: &Survey, findings: &mut Vec<Finding>) -> A
     let is_new = meta.is_none() && found.databases.is_empty() && found.progress.is_none();
     let mut progress = found.progress.clone().unwrap_or_default();
     let shown = progress.seq_next.max(found.seq_end).max(1);
+    let is_certain = found.progress.is_some() && !found.is_partial;
     let proven = meta.filter(|meta| shown <= meta.reserved);
     progress.seq_next = match proven {
         // Nobody says how far the sequence went: only the reservation is sure.
-        Some(meta) if found.progress.is_none() => meta.reserved.max(shown),
+        Some(meta) if !is_certain => meta.reserved.max(shown),
         _ => shown,
     };
     let meta = proven.unwrap_or_else(|| {
@@ -277,9 +286,8 @@ fn balance(meta: Option<Meta>, found: &Survey, findings: &mut Vec<Finding>) -> A
         progress.done.insert_all(&missing.within(end, u64::MAX));
         missing = missing.without(&progress.done);
     }
-    let certain = found.progress.is_some();
     for (first, last) in missing.parts() {
-        let beyond = !certain && *first >= found.seq_end;
+        let beyond = !is_certain && *first >= found.seq_end;
         findings.push(Finding::Gone(Gone {
             first: Seq(*first),
             last: Seq(*last),

@@ -120,6 +120,8 @@ pub(super) struct ProgressFile {
     synced: u64,
     /// It was only read so far, perhaps from memory: before the other place is written it must be sure.
     is_sure: bool,
+    /// The medium could not read one of the places: there may be a newer state.
+    pub(super) is_partial: bool,
 }
 
 impl ProgressFile {
@@ -134,14 +136,21 @@ impl ProgressFile {
             .write(true)
             .open(&path)?;
         let mut states: Vec<(u64, Progress)> = Vec::new();
+        let mut is_partial = false;
         for place in [0, 1] {
-            states.extend(read_progress(&file, place)?.map(|state| (place, state)));
+            match read_progress(&file, place) {
+                Ok(state) => states.extend(state.map(|state| (place, state))),
+                // The other place may be readable, and older.
+                Err(error) if value::is_unreadable(&error) => is_partial = true,
+                Err(error) => return Err(error),
+            }
         }
         let newest = states.into_iter().max_by_key(|(_, state)| state.number);
         let mut opened = Self {
             file,
             synced: newest.as_ref().map_or(0, |(place, _)| *place),
             is_sure: newest.is_none(),
+            is_partial,
         };
         if fresh {
             let bytes = vec![0; PLACE_BYTES];

@@ -19,7 +19,7 @@ use super::{
     OnFull, Outbox,
     chain::{self, Name, Reader},
     guard::{fault, io_fault},
-    head::Head,
+    head::{self, Head},
 };
 
 const BALLAST: &str = "ballast";
@@ -61,7 +61,9 @@ impl Outbox {
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), StoreFault> {
         let size_max = self.options.size_bytes_max.max(SIZE_BYTES_MIN);
         // sled takes up to twice the records where commits are small.
-        let needed = bytes.saturating_mul(2).saturating_add(16_384);
+        // And it has zeros ahead of it, twice where a new database begins.
+        let ahead = head::ahead_bytes(self.options.database_bytes_max()).saturating_mul(2);
+        let needed = bytes.saturating_mul(2).saturating_add(ahead + 16_384);
         loop {
             let is_over = self.disk_bytes().saturating_add(needed) > size_max;
             if !is_over && self.databases.len() <= DATABASES_MAX {
@@ -147,7 +149,11 @@ impl Outbox {
         for database in &self.databases {
             let waits = database.pending(&self.progress.done) > 0;
             let below = database.seqs.last().is_some_and(|last| last < first);
-            if waits && below && database.bytes <= (bytes_max / 16).min(left) {
+            if waits
+                && below
+                && !database.is_partial
+                && database.bytes <= (bytes_max / 16).min(left)
+            {
                 left -= database.bytes;
                 small.push(database.name);
             }
