@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use quorate_core::{
     agent::Explanation,
     config::{Config, QuantityConfig},
-    vote::{ChannelState, ChannelView, Quality, Reason, Verdict, VoteView},
+    vote::{ChannelView, Doubt, Quality, Reason, Verdict, VoteView},
 };
 
 /// Writes one quantity's vote and the numbers behind it.
@@ -154,26 +154,24 @@ fn conclusion(quantity: &QuantityConfig, explanation: &Explanation) -> String {
         .iter()
         .filter(|it| it.state.is_isolated())
         .count();
-    let learning = |verdict: &Verdict| verdict.state == ChannelState::Learning;
     match vote.quality {
         Quality::Bad => format!(
             "no value: fewer than {} sensors are believed and nothing may be held any longer",
             quantity.sources_min
         ),
-        Quality::Uncertain if vote.held_ticks.is_some() => format!(
-            "held: the sensors last bore a value {} ms ago; it grows less certain until {} ms",
-            quantity.held_ms(vote).unwrap_or(0),
-            quantity.hold_age_ms_max
-        ),
-        Quality::Uncertain if vote.used == 1 => {
-            "a single sensor: nothing speaks for or against it".into()
-        }
-        Quality::Uncertain if vote.verdicts.iter().any(learning) => {
-            "the sensors are still being learned".into()
-        }
-        Quality::Uncertain => {
-            "the sensors disagree, or those that bear the value are not trusted".into()
-        }
+        Quality::Uncertain => match vote.doubt {
+            Some(Doubt::Held) => format!(
+                "held: the sensors last bore a value {} ms ago; it grows less certain until {} ms",
+                quantity.held_ms(vote).unwrap_or(0),
+                quantity.hold_age_ms_max
+            ),
+            Some(Doubt::Single) => "a single sensor: nothing speaks for or against it".into(),
+            Some(Doubt::Split) => "split: the sensors disagree and none can be blamed".into(),
+            Some(Doubt::StandIns) => "no trusted sensor delivers: isolated ones stand in".into(),
+            Some(Doubt::Unproven) | None => {
+                "nobody bears out what was learned of the sensors at start".into()
+            }
+        },
         Quality::Degraded => format!(
             "the value rests on {} sensors; {isolated} isolated, {} left out at this tick",
             vote.used,

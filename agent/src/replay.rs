@@ -15,7 +15,7 @@ use quorate_core::{
     event::{Action, Event},
     record::{self, Body, Excluded, Inference, Outputs, Record},
     units::{BootId, Epoch, ModelId, Mono, QuantityId, SensorId, Seq},
-    vote::Vote,
+    vote::{Doubt, Vote},
 };
 use quorate_firmware_bridge::trace::{Cell, Trace, TraceError};
 use quorate_models::Runner;
@@ -356,6 +356,8 @@ struct VoteLine<'a> {
     label: Option<&'a str>,
     quality: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    doubt: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     held_ms: Option<u64>,
     used: usize,
     expected: usize,
@@ -373,6 +375,7 @@ impl<'a> VoteLine<'a> {
             uncertainty: vote.uncertainty,
             label: settings.label(vote.value),
             quality: vote.quality.as_str(),
+            doubt: vote.doubt.map(Doubt::as_str),
             held_ms: settings.held_ms(vote),
             used: vote.used,
             expected: vote.verdicts.len(),

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     event::StoredRecord,
     units::{BootId, ModelId, Mono, QuantityId, SensorId, Seq, WallAnchor},
-    vote::{Quality, Verdict, Vote, codes},
+    vote::{Doubt, Quality, Verdict, Vote, codes},
 };
 
 /// Wall times before this are no times: 2026-01-01T00:00:00Z, before the first release. A device without a clock
@@ -243,6 +243,8 @@ struct WireVote<'a> {
     label: Option<&'a str>,
     quality: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    doubt: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     held_ms: Option<u64>,
     used: usize,
     expected: usize,
@@ -269,6 +271,7 @@ impl<'a> WireVote<'a> {
             uncertainty: vote.uncertainty,
             label: settings.label(vote.value),
             quality: vote.quality.as_str(),
+            doubt: vote.doubt.map(Doubt::as_str),
             held_ms: settings.held_ms(vote),
             used: vote.used,
             expected: settings.sensors.len(),

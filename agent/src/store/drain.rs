@@ -364,6 +364,9 @@ impl Outbox {
         self.owed.remove(first.0, last.0);
         self.progress_is_new = true;
         self.note_progress(false);
+        if !self.options.retain_acked {
+            self.delete_done();
+        }
     }
 
     /// What every database holds.
@@ -411,11 +414,13 @@ impl Outbox {
         self.progress.done.insert(0, end.saturating_sub(1));
     }
 
-    /// Deletes complete databases of which nothing waits.
+    /// Deletes complete databases of which nothing waits. What was given up stays until the receiver knows: a medium that
+    /// cannot be read now may be read after the next start.
     pub(super) fn delete_done(&mut self) {
+        let known = self.progress.done.without(&self.owed);
         let mut at = 0;
         while let Some(database) = self.databases.get(at) {
-            let stays = database.is_partial || database.pending(&self.progress.done) > 0;
+            let stays = database.is_partial || database.pending(&known) > 0;
             if stays || !self.delete(at) {
                 at += 1;
             }

@@ -7,7 +7,7 @@ use super::channel::Channel;
 use super::monitor::GROSS_DEVIATIONS;
 use super::statistics::{beyond, root, square};
 use super::voter::{Tick, Voter};
-use super::{OnQuorumLoss, OnSplit, Quality, Verdict, Vote};
+use super::{Doubt, OnQuorumLoss, OnSplit, Quality, Verdict, Vote};
 
 /// Up to this many standard deviations a sample has its full weight, from there it fades (prototype).
 const TAPER_DEVIATIONS: f64 = 3.0;
@@ -110,8 +110,16 @@ impl Voter {
         vote.uncertainty = Some(uncertainty);
         vote.used = used;
         vote.held_ticks = None;
-        vote.quality = if fused.split || tick.last_resort || used == 1 || self.commission.in_doubt()
-        {
+        vote.doubt = if fused.split {
+            Some(Doubt::Split)
+        } else if tick.last_resort {
+            Some(Doubt::StandIns)
+        } else if used == 1 {
+            Some(Doubt::Single)
+        } else {
+            self.commission.in_doubt().then_some(Doubt::Unproven)
+        };
+        vote.quality = if vote.doubt.is_some() {
             Quality::Uncertain
         } else if used < self.channels.len() {
             Quality::Degraded
@@ -255,6 +263,7 @@ impl Voter {
         vote.value = self.held.value.filter(|_| holds);
         vote.uncertainty = vote.value.map(|_| self.held.uncertainty);
         vote.held_ticks = vote.value.map(|_| self.held.ticks);
+        vote.doubt = vote.value.map(|_| Doubt::Held);
         vote.quality = if vote.value.is_some() {
             Quality::Uncertain
         } else {
@@ -277,7 +286,7 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
-    use crate::vote::{OnQuorumLoss, Quality, Reading, Reason, Vote, Voter, VoterConfig};
+    use crate::vote::{Doubt, OnQuorumLoss, Quality, Reading, Reason, Vote, Voter, VoterConfig};
 
     /// The votes of a ramp of 1 a tick, then of silence.
     fn silence(policy: OnQuorumLoss, ticks: u32) -> Vote {
@@ -306,6 +315,7 @@ mod tests {
         assert_eq!((early.held_ticks, late.held_ticks), (Some(1), Some(10)));
         assert_eq!(early.value, late.value);
         assert_eq!((late.quality, late.used), (Quality::Uncertain, 0));
+        assert_eq!(late.doubt, Some(Doubt::Held));
         assert!(late.uncertainty > early.uncertainty);
         let over = silence(OnQuorumLoss::Hold, 11);
         assert_eq!((over.value, over.held_ticks), (None, None));

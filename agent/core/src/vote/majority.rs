@@ -8,7 +8,8 @@
 use alloc::vec::Vec;
 
 use super::{
-    CHANNELS_MAX, ChannelState, OnSplit, Quality, Reading, Reason, Verdict, Vote, VoterConfig,
+    CHANNELS_MAX, ChannelState, Doubt, OnSplit, Quality, Reading, Reason, Verdict, Vote,
+    VoterConfig,
 };
 
 /// Each relapse doubles the way back, up to this many times; the next one is a failure, as in the measuring vote.
@@ -281,11 +282,16 @@ impl Majority {
             let included = quorum && trusted && channel.candidate && Some(channel.code) == chosen;
             *verdict = channel.verdict(included);
         }
+        vote.doubt = match vote.value {
+            None => None,
+            Some(_) if !quorum => Some(Doubt::Held),
+            Some(_) if majority.is_none() => Some(Doubt::Split),
+            Some(_) if stand_ins => Some(Doubt::StandIns),
+            Some(_) => (count < 2).then_some(Doubt::Single),
+        };
         vote.quality = match vote.value {
             None => Quality::Bad,
-            Some(_) if !quorum || majority.is_none() || stand_ins || count < 2 => {
-                Quality::Uncertain
-            }
+            Some(_) if vote.doubt.is_some() => Quality::Uncertain,
             Some(_) if count < self.channels.len() => Quality::Degraded,
             Some(_) => Quality::Good,
         };
@@ -307,7 +313,7 @@ mod tests {
     use alloc::vec::Vec;
 
     use super::{Majority, Reading, Vote, VoterConfig};
-    use crate::vote::{ChannelState, OnSplit, Quality, Reason};
+    use crate::vote::{ChannelState, Doubt, OnSplit, Quality, Reason};
 
     fn vote(majority: &mut Majority, codes: &[f64]) -> Vote {
         let readings: Vec<_> = codes.iter().map(|&code| Reading::fresh(code)).collect();
@@ -384,7 +390,11 @@ mod tests {
     #[test]
     fn a_lone_channel_is_never_good_and_no_code_is_invented() {
         let mut alone = majority(1);
-        assert_eq!(vote(&mut alone, &[2.0]).quality, Quality::Uncertain);
+        let found = vote(&mut alone, &[2.0]);
+        assert_eq!(
+            (found.quality, found.doubt),
+            (Quality::Uncertain, Some(Doubt::Single))
+        );
         for wrong in [3.0, -1.0, 0.5, f64::NAN, f64::INFINITY] {
             let found = vote(&mut majority(3), &[wrong; 3]);
             assert_eq!((found.value, found.quality), (None, Quality::Bad));

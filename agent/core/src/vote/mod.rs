@@ -108,6 +108,35 @@ impl Quality {
     }
 }
 
+/// Why a value is uncertain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Doubt {
+    /// It rests on one channel: nothing speaks for or against it.
+    Single,
+    /// The channels disagree and none can be blamed.
+    Split,
+    /// No channel bears it now.
+    Held,
+    /// Isolated channels stand in, because no trusted one delivers.
+    StandIns,
+    /// Nobody bears out what was learned at start.
+    Unproven,
+}
+
+impl Doubt {
+    /// The word used in records and traces.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Split => "split",
+            Self::Held => "held",
+            Self::StandIns => "stand-ins",
+            Self::Unproven => "unproven",
+        }
+    }
+}
+
 /// State of one channel of a vote.
 ///
 /// | from | to | when |
@@ -307,6 +336,8 @@ pub struct Vote {
     pub uncertainty: Option<f64>,
     /// How far the value can be relied upon.
     pub quality: Quality,
+    /// Why the quality is [`Quality::Uncertain`]; absent otherwise.
+    pub doubt: Option<Doubt>,
     /// Number of channels in the value.
     pub used: usize,
     /// Ticks since the channels last bore the value; absent while they do, and where there is no value.
@@ -323,6 +354,7 @@ impl Vote {
             value: None,
             uncertainty: None,
             quality: Quality::Bad,
+            doubt: None,
             used: 0,
             held_ticks: None,
             verdicts: (0..channels)

@@ -10,7 +10,8 @@ use std::{
 use quorate_core::units::Seq;
 
 use super::{
-    Finding, Opened, Options, all, copy, cut_off, database, open, record, records, reopen, small,
+    Finding, Opened, Options, all, copy, cut_off, database, databases, open, record, records,
+    reopen, small,
 };
 
 /// Every file of a store but the lock.
@@ -479,4 +480,32 @@ fn one_flipped_bit_anywhere_loses_next_to_nothing_and_is_told() {
         drop(opened);
         fs::remove_dir_all(&path).unwrap();
     }
+}
+
+/// Found by the rig of failing devices: `list` under EIO gave up what it could not read, and the database went with it.
+#[test]
+fn what_cannot_be_read_stays_until_the_receiver_knows() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("outbox");
+    let mut opened = reopen(&path);
+    opened.outbox.append(&records(1..=20)).unwrap();
+    opened.outbox.close().unwrap();
+    let file = database(&path).join("db");
+    let good = fs::read(&file).unwrap();
+    fs::write(&file, vec![0; good.len()]).unwrap();
+    let mut opened = reopen(&path);
+    assert_eq!(all(&opened), []);
+    opened.outbox.remove_damaged().unwrap();
+    let gone: u64 = opened.outbox.take_gone().iter().map(|it| it.count).sum();
+    assert_eq!(gone, 20);
+    opened.outbox.close().unwrap();
+    fs::write(&file, &good).unwrap();
+    let mut opened = reopen(&path);
+    assert_eq!(
+        all(&opened),
+        records(1..=20),
+        "the medium can be read again"
+    );
+    opened.outbox.forget(Seq(1), Seq(20)).unwrap();
+    assert_eq!(databases(&path), Vec::<PathBuf>::new());
 }
