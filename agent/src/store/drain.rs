@@ -315,6 +315,9 @@ impl Outbox {
     /// Names records that are gone, one range after another.
     pub(super) fn report_gone(&mut self, seqs: &Ranges, cause: GoneCause) {
         self.owed.insert_all(seqs);
+        if cause == GoneCause::Full {
+            self.progress.full.insert_all(seqs);
+        }
         for (first, last) in seqs.parts() {
             self.gone.push(Gone {
                 first: Seq(*first),
@@ -362,6 +365,7 @@ impl Outbox {
             return;
         }
         self.owed.remove(first.0, last.0);
+        self.progress.full.remove(first.0, last.0);
         self.progress_is_new = true;
         self.note_progress(false);
         if !self.options.retain_acked {

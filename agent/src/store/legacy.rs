@@ -129,6 +129,7 @@ fn prove(path: &Path, old: OldMeta, findings: &mut Vec<Finding>) -> io::Result<(
         number: 1,
         seq_next: old.reserved,
         done,
+        ..Progress::default()
     };
     file.write(old.epoch, &progress, true)?;
     Meta {

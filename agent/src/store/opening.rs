@@ -286,15 +286,22 @@ fn balance(meta: Option<Meta>, found: &Survey, findings: &mut Vec<Finding>) -> A
         progress.done.insert_all(&missing.within(end, u64::MAX));
         missing = missing.without(&progress.done);
     }
-    for (first, last) in missing.parts() {
-        let beyond = !is_certain && *first >= found.seq_end;
-        findings.push(Finding::Gone(Gone {
-            first: Seq(*first),
-            last: Seq(*last),
-            // Beyond what is held it is not known that there were any.
-            count: if beyond { 1 } else { last - first + 1 },
-            cause: GoneCause::Damaged,
-        }));
+    let damaged = missing.without(&progress.full);
+    let made_room = missing.without(&damaged);
+    for (ranges, cause) in [
+        (&made_room, GoneCause::Full),
+        (&damaged, GoneCause::Damaged),
+    ] {
+        for (first, last) in ranges.parts() {
+            let beyond = !is_certain && *first >= found.seq_end;
+            findings.push(Finding::Gone(Gone {
+                first: Seq(*first),
+                last: Seq(*last),
+                // Beyond what is held it is not known that there were any.
+                count: if beyond { 1 } else { last - first + 1 },
+                cause,
+            }));
+        }
     }
     if !missing.is_empty() && !found.scanned.is_empty() {
         let scanned = found.databases.iter();

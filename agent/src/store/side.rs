@@ -28,6 +28,8 @@ const PLACE_BYTES: usize = 8_192;
 
 /// Ranges that one place, and one mark in a database, hold.
 const PROGRESS_PARTS_MAX: usize = 500;
+/// Ranges of what was given up to make room; of more the highest are told as damaged after a restart.
+const FULL_PARTS_MAX: usize = 4;
 
 /// Largest side file that is read.
 const SIDE_BYTES_MAX: u64 = 8 << 20;
@@ -74,6 +76,8 @@ pub(super) struct Progress {
     /// Delivered, reported as gone, or never stored. Together with what the databases hold this is every number below
     /// `seq_next`.
     pub(super) done: Ranges,
+    /// Given up to make room, and not known to the receiver yet: why these are missing at the next opening.
+    pub(super) full: Ranges,
 }
 
 impl Progress {
@@ -81,6 +85,7 @@ impl Progress {
     pub(super) fn told(&self, owed: &Ranges) -> Self {
         Self {
             done: self.done.without(owed),
+            full: self.full.clone(),
             ..*self
         }
     }
@@ -94,6 +99,7 @@ impl Progress {
     pub(super) fn payload(&self) -> Vec<u8> {
         let mut bytes = self.seq_next.to_le_bytes().to_vec();
         self.done.encode(PROGRESS_PARTS_MAX, &mut bytes);
+        self.full.encode(FULL_PARTS_MAX, &mut bytes);
         bytes
     }
 
@@ -108,6 +114,7 @@ impl Progress {
             number,
             seq_next: u64::from_le_bytes(*seq_next),
             done: Ranges::decode(bytes)?,
+            full: Ranges::decode(bytes)?,
         })
     }
 }
@@ -311,6 +318,7 @@ mod tests {
             number,
             seq_next: 41,
             done: Ranges::of(1, number),
+            full: Ranges::of(2, number),
         }
     }
 

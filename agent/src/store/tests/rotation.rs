@@ -5,8 +5,8 @@ use std::fs;
 use quorate_core::{event::GoneCause, units::Seq};
 
 use super::{
-    super::chain::Reader, OnFull, Options, all, copy, databases, open, record, records, reopen,
-    small, verify,
+    super::chain::Reader, Finding, OnFull, Options, all, copy, databases, open, record, records,
+    reopen, small, verify,
 };
 
 #[test]
@@ -111,7 +111,13 @@ fn what_made_room_is_named_again_after_a_kill_until_the_receiver_knows() {
     let findings = |name: &str| {
         copy(&options.path, &root.path().join(name));
         let opened = reopen(&root.path().join(name));
-        opened.findings.iter().filter_map(|it| it.event()).count()
+        let gone = opened.findings.iter().filter_map(|finding| match finding {
+            Finding::Gone(gone) => Some(gone.cause),
+            _ => None,
+        });
+        let causes: Vec<_> = gone.collect();
+        assert!(causes.iter().all(|cause| *cause == GoneCause::Full));
+        causes.len()
     };
     assert_eq!((gone.len(), findings("at-once")), (1, 1));
     for _ in 0..10 {
