@@ -9,6 +9,8 @@ use crate::http::{self, Shown};
 
 /// A status that changes all the time is sent at most this often, in milliseconds.
 const PAUSE_MS: u64 = 10_000;
+/// Nothing is announced before this much of a start, in milliseconds: until then everything looks bad.
+const SETTLED_MS: u64 = 5_000;
 /// Components that one status names; the endpoint names all of them.
 const FAULTS_MAX: usize = 32;
 
@@ -36,7 +38,7 @@ impl Announcement {
     /// The new status, when it changed and the last one is old enough.
     pub fn renewed(&mut self, shown: &Shown) -> Option<String> {
         let now = shown.health.now;
-        if now < self.next {
+        if now < self.next || now.since_ms(shown.health.started) < SETTLED_MS {
             return None;
         }
         let status = self.status(shown);
@@ -77,23 +79,27 @@ mod tests {
 
     use quorate_core::units::Mono;
 
-    use super::{Announcement, PAUSE_MS};
+    use super::{Announcement, PAUSE_MS, SETTLED_MS};
     use crate::http::tests::shown;
 
     #[test]
     fn a_fault_is_announced_once_and_not_too_often() {
         let mut announcement = Announcement::new("press".into(), "boot".into());
-        let first: serde_json::Value =
-            serde_json::from_str(&announcement.renewed(&shown(Mono(0))).unwrap()).unwrap();
+        let start = shown(Mono(0)).health.started;
+        let at = |after_ms| shown(start.plus_ms(after_ms));
+        assert_eq!(announcement.renewed(&at(SETTLED_MS - 1)), None);
+        let first = announcement.renewed(&at(SETTLED_MS)).unwrap();
+        let first: serde_json::Value = serde_json::from_str(&first).unwrap();
         assert_eq!(first["state"], "online");
         assert_eq!(first["faults"]["quantity:room"], "degraded");
-        assert_eq!(announcement.renewed(&shown(Mono(PAUSE_MS))), None);
-        let mut other = shown(Mono(PAUSE_MS));
+        let later_ms = SETTLED_MS + PAUSE_MS;
+        assert_eq!(announcement.renewed(&at(later_ms)), None);
+        let mut other = at(later_ms);
         other.health.stalled.push("store");
         assert!(announcement.renewed(&other).is_some());
         other.health.stalled.clear();
         assert_eq!(announcement.renewed(&other), None, "too soon");
-        other.health.now = Mono(2 * PAUSE_MS);
+        other.health.now = start.plus_ms(later_ms + PAUSE_MS);
         assert!(announcement.renewed(&other).is_some());
     }
 }
