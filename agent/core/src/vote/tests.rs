@@ -10,8 +10,20 @@ mod properties {
     use proptest::prelude::*;
 
     use super::super::{
-        ChannelState, OnQuorumLoss, OnSplit, Quality, Reading, Reason, Vote, Voter, VoterConfig,
+        ChannelState, Kind, Method, OnQuorumLoss, OnSplit, Quality, Reading, Reason, Vote, Voter,
+        VoterConfig,
     };
+
+    /// Numbers of every kind: not a number, infinite, the smallest, the largest, and some that make sense.
+    fn any_bits() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            any::<u64>().prop_map(f64::from_bits),
+            prop::num::f64::ANY,
+            Just(f64::NAN),
+            Just(f64::NEG_INFINITY),
+            -1e3..1e3_f64,
+        ]
+    }
 
     /// Ticks after which every channel is commissioned.
     const LEARNED: usize = 200;
@@ -142,11 +154,13 @@ mod properties {
         }
 
         #[test]
-        fn any_finite_input_gives_finite_output(
+        fn any_input_gives_finite_output(
             channels in 1_usize..7,
-            rows in prop::collection::vec(prop::collection::vec((any::<f64>(), 0_u8..8, 0_u32..2000), 6), 1..120),
+            circular: bool,
+            rows in prop::collection::vec(prop::collection::vec((any_bits(), 0_u8..8, 0_u32..2000), 6), 1..120),
         ) {
-            let mut voter = Voter::new(VoterConfig::new(channels));
+            let kind = if circular { Kind::Circular { low: 0.0, high: 360.0 } } else { Kind::Scalar };
+            let mut voter = Method::new(kind, VoterConfig::new(channels));
             let mut vote = Vote::empty(channels);
             for row in rows {
                 let readings: Vec<Reading> = row.iter().take(channels).map(|(value, kind, age)| Reading {
