@@ -3,10 +3,11 @@
 //! Owns: the threads that call probes. Must not: judge a value, or know what kind a probe is.
 //!
 //! Invariants: a question that its bus has no room for is dropped and counted, never waited for; a probe that cannot
-//! be opened is tried again, so a chip that is plugged in later is found.
+//! be opened is tried again, so a chip that is plugged in later is found; a probe that panics costs one sample.
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -125,6 +126,22 @@ impl Slot {
         }
     }
 
+    /// A sample, or why there is none. A probe that panics costs its own sample and is opened anew.
+    fn answer(&mut self, now: Mono) -> Result<f64, ProbeFault> {
+        let sample = catch_unwind(AssertUnwindSafe(|| self.sample(now)));
+        let Ok(sample) = sample else {
+            self.probe = None;
+            return Err(ProbeFault {
+                cause: "panicked",
+                permanent: false,
+            });
+        };
+        sample.map_err(|fault| ProbeFault {
+            cause: fault.as_str(),
+            permanent: fault.is_permanent(),
+        })
+    }
+
     fn sample(&mut self, now: Mono) -> Result<f64, SampleFault> {
         if let Some((fault, since)) = self.refused
             && now.since_ms(since) < REOPEN_MS
@@ -162,18 +179,63 @@ impl BusWorker {
             let Some(slot) = self.slots.get_mut(&sensor) else {
                 continue;
             };
-            let sample = slot.sample(self.clock.now());
             let event = Event::Sample {
                 sensor,
+                value: slot.answer(self.clock.now()),
                 taken: self.clock.now(),
-                value: sample.map_err(|fault| ProbeFault {
-                    cause: fault.as_str(),
-                    permanent: fault.is_permanent(),
-                }),
             };
             if self.events.send(event).is_err() {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+    use quorate_core::{
+        event::{Event, ProbeFault},
+        units::SensorId,
+    };
+    use quorate_firmware_bridge::{Probe, SampleFault};
+
+    use super::{Sensing, Source};
+    use crate::clock::Clock;
+
+    /// Panics at its second sample.
+    struct Fragile(u32);
+
+    impl Probe for Fragile {
+        fn sample(&mut self) -> Result<f64, SampleFault> {
+            self.0 += 1;
+            assert!(self.0 < 2, "a driver with a fault");
+            Ok(21.5)
+        }
+    }
+
+    #[test]
+    fn a_probe_that_panics_costs_one_sample() {
+        let (events, received) = crossbeam_channel::bounded(16);
+        let source = Source {
+            sensor: SensorId(0),
+            bus: "one".into(),
+            open: Box::new(|| Ok(Box::new(Fragile(0)) as Box<dyn Probe>)),
+        };
+        let sensing = Sensing::spawn(vec![source], Clock::real(), &events).unwrap();
+        let mut answers = Vec::new();
+        for _ in 0..4 {
+            sensing.poll(SensorId(0));
+            match received.recv().unwrap() {
+                Event::Sample { value, .. } => answers.push(value),
+                other => panic!("{other:?}"),
+            }
+        }
+        let panicked = Err(ProbeFault {
+            cause: "panicked",
+            permanent: false,
+        });
+        assert_eq!(answers, [Ok(21.5), panicked, Ok(21.5), panicked]);
     }
 }
