@@ -74,7 +74,7 @@ impl Link {
     }
 
     /// Serves until asked to stop.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         while self.asked_to_connect().await {
             loop {
                 match self.connection().await {
@@ -90,6 +90,13 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// The connection ended in a panic; the next attempt begins anew.
+    pub(super) fn panicked(&mut self, detail: String) {
+        let cause = "panicked";
+        let fault = LinkFault { cause, detail };
+        self.outlet.push(Event::LinkDown { fault });
     }
 
     /// Waits without a connection; false when the thread is to end.

@@ -21,13 +21,21 @@ mod version5;
 #[cfg(all(test, feature = "demo"))]
 mod wire;
 
-use std::{fmt, io, net::IpAddr, path::PathBuf, thread::JoinHandle};
+use std::{
+    fmt, io,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    thread::JoinHandle,
+};
 
 use quorate_core::{
     event::{Event, StoredRecord},
     units::{BatchId, BootId, Epoch},
 };
 use tokio::sync::mpsc;
+
+use crate::threads;
 
 /// Port of MQTT without TLS, as registered with IANA.
 const PORT_PLAIN: u16 = 1883;
@@ -171,7 +179,11 @@ pub fn spawn(
     let handle = std::thread::Builder::new()
         .name("mqtt".to_owned())
         .spawn(move || {
-            runtime.block_on(client::Link::new(options, commands, events).run());
+            let mut link = client::Link::new(options, commands, events);
+            // A panic of the client ends its connection, not the link.
+            while let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.block_on(link.run()))) {
+                link.panicked(threads::panic_text(panic.as_ref()));
+            }
             // Without waiting for a look-up that hangs.
             runtime.shutdown_background();
         })?;
