@@ -19,7 +19,7 @@ const CHANGE_SHARE_BUSY: f64 = 0.5;
 /// Where the reference moved less than this many standard deviations, a busy channel is stuck by much more evidence.
 const MISSED_DEVIATIONS: f64 = 1.0;
 /// Evidence that suffices whatever the reference did.
-const EVIDENCE_ALONE: f64 = 200.0;
+const EVIDENCE_ALONE: f64 = 40.0;
 /// A coarse channel is stuck only when the reference moved this many of its typical steps (prototype).
 const STEPS_MISSED: f64 = 1.5;
 /// A channel is not believed to change more seldom than this, or one stuck from the start would be normal.
