@@ -6,14 +6,16 @@
 //! is never believed (CRC-32); losing it costs what was learned and nothing else.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
+    ffi::OsStr,
+    fs, io,
     path::{Path, PathBuf},
     thread::JoinHandle,
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use quorate_core::checkpoint::Checkpoint;
+
+use crate::durable;
 
 /// Begins the file: what it is, and the version of its form.
 const HEADER: &str = "quorate-checkpoint 1";
@@ -90,15 +92,11 @@ pub fn read(path: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
 /// It cannot be written; the one before is still there.
 pub fn write(path: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
     let body = serde_json::to_string(checkpoint)?;
-    let mut half = path.as_os_str().to_owned();
-    half.push(".new");
-    let mut file = File::create(&half)?;
-    writeln!(file, "{HEADER} {:08x}", crc32fast::hash(body.as_bytes()))?;
-    file.write_all(body.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&half, path)?;
-    let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    let crc = crc32fast::hash(body.as_bytes());
+    let name = path.file_name().and_then(OsStr::to_str);
+    let name = name.ok_or(io::ErrorKind::InvalidFilename)?;
+    let text = format!("{HEADER} {crc:08x}\n{body}");
+    durable::write_whole(durable::parent(path), name, text.as_bytes())
 }
 
 /// Keeps the newest on the medium, on a thread of its own.

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod commands;
 #[cfg(feature = "demo")]
 pub mod demo;
+mod durable;
 pub mod explain;
 pub mod http;
 pub mod inference;

@@ -152,8 +152,7 @@ fn load(opened: &Opened, after: Seq) -> Result<Vec<StoredRecord>, StoreFault> {
 /// # Errors
 /// There is no store, or it cannot be read.
 pub fn list(path: &Path, output: &mut impl Write) -> Result<Vec<Finding>, OutboxCommandError> {
-    let mut opened = open_existing(path)?;
-    let mut findings = std::mem::take(&mut opened.findings);
+    let opened = open_existing(path)?;
     let mut after = Seq(0);
     'pages: loop {
         let page = load(&opened, after)?;
@@ -171,11 +170,20 @@ pub fn list(path: &Path, output: &mut impl Write) -> Result<Vec<Finding>, Outbox
             }
         }
     }
+    finish(opened, output)
+}
+
+/// Closes a store that was read; what was not as it should be, at its opening and in what was read.
+pub(crate) fn finish(
+    mut opened: Opened,
+    output: &mut impl Write,
+) -> Result<Vec<Finding>, OutboxCommandError> {
     opened.outbox.remove_damaged()?;
-    findings.extend(opened.outbox.take_gone().into_iter().map(Finding::Gone));
+    let gone = opened.outbox.take_gone().into_iter().map(Finding::Gone);
+    opened.findings.extend(gone);
     opened.outbox.close()?;
     tolerate_closed(output.flush())?;
-    Ok(findings)
+    Ok(opened.findings)
 }
 
 /// Makes each line of `input` a record and prints its sequence number once it is durable. `wall` stamps the records;

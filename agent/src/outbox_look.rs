@@ -11,7 +11,7 @@ use quorate_core::units::{Epoch, Seq};
 use serde::Serialize;
 
 use crate::{
-    outbox_command::{OutboxCommandError, PAGE, open_existing, tolerate_closed},
+    outbox_command::{OutboxCommandError, PAGE, finish, open_existing, tolerate_closed},
     store::{self, DatabaseVerification, Finding},
 };
 
@@ -94,8 +94,7 @@ pub fn export(
     what: Export,
     output: &mut impl Write,
 ) -> Result<Vec<Finding>, OutboxCommandError> {
-    let mut opened = open_existing(path)?;
-    let mut findings = std::mem::take(&mut opened.findings);
+    let opened = open_existing(path)?;
     let epoch = what.epoch.map_or(opened.epoch, Epoch);
     let mut after = Seq(what.from.saturating_sub(1));
     'pages: loop {
@@ -109,11 +108,7 @@ pub fn export(
             }
         }
     }
-    opened.outbox.remove_damaged()?;
-    findings.extend(opened.outbox.take_gone().into_iter().map(Finding::Gone));
-    opened.outbox.close()?;
-    tolerate_closed(output.flush())?;
-    Ok(findings)
+    finish(opened, output)
 }
 
 /// Prints every intact record in the files below a directory: a store that does not open, or one that was set aside.

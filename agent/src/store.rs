@@ -249,9 +249,7 @@ impl Outbox {
         if seq >= self.progress.seq_next || self.progress.done.contains(seq) {
             return false;
         }
-        let head = self.head.as_ref().map(|head| &head.seqs);
-        let complete = self.databases.iter().map(|database| &database.seqs);
-        complete.chain(head).any(|seqs| seqs.contains(seq))
+        self.held().any(|seqs| seqs.contains(seq))
     }
 
     /// Writes the next reservation before the first number beyond the present one is used.

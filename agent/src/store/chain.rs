@@ -17,9 +17,10 @@ use std::{
 
 use super::{
     ranges::Ranges,
-    side::{Progress, sync_directory},
+    side::Progress,
     value::{self, Place, Scan},
 };
+use crate::durable::sync_directory;
 
 /// What a database is called: epoch, a lower bound of its sequence numbers, and how many were created before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

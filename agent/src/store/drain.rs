@@ -126,10 +126,8 @@ impl Outbox {
     /// Lets records that are delivered but still there wait again, and returns how many. Durable with the next commit.
     pub fn recall(&mut self, first: Seq, last: Seq) -> u64 {
         self.finish_opening();
-        let head = self.head.as_ref().map(|head| &head.seqs);
-        let complete = self.databases.iter().map(|database| &database.seqs);
         let mut again = Ranges::default();
-        for seqs in complete.chain(head) {
+        for seqs in self.held() {
             again.insert_all(&seqs.within(first.0, last.0));
         }
         again = again.without(&again.without(&self.progress.done));
@@ -374,7 +372,7 @@ impl Outbox {
     }
 
     /// What every database holds.
-    fn held(&self) -> impl Iterator<Item = &Ranges> {
+    pub(super) fn held(&self) -> impl Iterator<Item = &Ranges> {
         let head = self.head.as_ref().map(|head| &head.seqs);
         let complete = self.databases.iter().map(|database| &database.seqs);
         complete.chain(head)
@@ -458,10 +456,8 @@ impl Outbox {
         let Some((_, first, _)) = self.next_run(done, 0) else {
             return Ok(None);
         };
-        let head = self.head.as_ref().map(|head| &head.seqs);
-        let complete = self.databases.iter().map(|database| &database.seqs);
-        let last = complete
-            .chain(head)
+        let last = self
+            .held()
             .filter_map(|seqs| seqs.without(done).last())
             .max();
         Ok(Some((Seq(first), Seq(last.unwrap_or(first)))))

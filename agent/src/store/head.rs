@@ -25,9 +25,9 @@ use super::{
     chain::{Name, data_files},
     guard::{fault, guarded, io_fault},
     ranges::Ranges,
-    side::sync_directory,
     value::{self, HEADER_BYTES, Kind},
 };
+use crate::durable::sync_directory;
 
 /// sled writes and frees its file in pieces of this size. Large against what a leaf takes, so that little is moved.
 const SEGMENT_BYTES: usize = 1 << 20;

@@ -18,9 +18,10 @@ use super::{
     finding::Gone,
     opening::fresh_epoch,
     ranges::Ranges,
-    side::{Meta, Progress, ProgressFile, read_bounded, sync_directory},
+    side::{Meta, Progress, ProgressFile, read_bounded},
     value::{self, Scan},
 };
+use crate::durable::sync_directory;
 
 const META_MAGIC: [u8; 8] = *b"QRMmeta\x01";
 

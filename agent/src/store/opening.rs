@@ -25,9 +25,10 @@ use super::{
     finding::Gone,
     head, io_fault, legacy,
     ranges::Ranges,
-    side::{Seal, sync_directory},
+    side::Seal,
     space,
 };
+use crate::durable::{parent, sync_directory};
 
 /// Opens the store, creating or repairing it as needed.
 ///
@@ -322,12 +323,6 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(ending);
     PathBuf::from(name)
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or_else(|| Path::new("."))
 }
 
 /// Makes sure that there is a directory; a file in its place is renamed to the first free `<path>.damaged-<n>`.

@@ -6,8 +6,8 @@
 //! `progress` has two places, and what is not synced never overwrites the one that is.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
+    fs::File,
+    io::{self, Read as _},
     os::unix::fs::FileExt as _,
     path::Path,
 };
@@ -18,6 +18,7 @@ use super::{
     ranges::Ranges,
     value::{self, Kind, Value},
 };
+use crate::durable::{sync_directory, write_whole};
 
 const COPIES: [&str; 2] = ["meta", "meta.copy"];
 const PROGRESS: &str = "progress";
@@ -278,25 +279,6 @@ pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
         .take(SIDE_BYTES_MAX)
         .read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Writes a file whole or not at all: temporary file, fsync, rename, fsync of the directory.
-fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = directory.join(format!("{name}.new"));
-    let mut file = File::create(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        // Without space it must not take any either.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
-    }
-    fs::rename(&temporary, directory.join(name))?;
-    sync_directory(directory)
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

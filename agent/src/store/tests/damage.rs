@@ -14,6 +14,17 @@ use super::{
     reopen, small,
 };
 
+fn assert_names_a_loss(opened: &Opened) {
+    assert!(
+        opened
+            .findings
+            .iter()
+            .any(|finding| matches!(finding, Finding::Gone(_))),
+        "{:?}",
+        opened.findings
+    );
+}
+
 /// Every file of a store but the lock.
 fn files(store: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -392,14 +403,7 @@ fn a_database_that_is_text_is_told_and_the_sequence_goes_on() {
     let epoch = reopen(&root.path().join("live")).epoch;
     fs::write(database(&image).join("db"), "not a database\n".repeat(900)).unwrap();
     let mut opened = reopen(&image);
-    assert!(
-        opened
-            .findings
-            .iter()
-            .any(|finding| matches!(finding, Finding::Gone(_))),
-        "{:?}",
-        opened.findings
-    );
+    assert_names_a_loss(&opened);
     assert!(opened.seq_next > Seq(2_000) && opened.epoch == epoch);
     let next = opened.seq_next.0;
     opened.outbox.append(&records(next..=next)).unwrap();
@@ -434,14 +438,7 @@ fn a_truncated_database_keeps_what_is_left() {
         "{}",
         kept.len()
     );
-    assert!(
-        opened
-            .findings
-            .iter()
-            .any(|finding| matches!(finding, Finding::Gone(_))),
-        "{:?}",
-        opened.findings
-    );
+    assert_names_a_loss(&opened);
     assert!(opened.seq_next > Seq(2_000));
 }
 
