@@ -432,6 +432,33 @@ fn log_to_stderr(level: tracing::Level) {
         .init();
 }
 
+/// `quorate collect`: the receiving end, until SIGTERM or SIGINT; or the report of a file.
+///
+/// # Errors
+/// Status 2 for the arguments and a file that is something else, 1 when the file cannot be written.
+#[cfg(feature = "collect")]
+pub fn collect(
+    arguments: &crate::collect::arguments::Arguments,
+    output: &mut impl Write,
+) -> Result<(), Outcome> {
+    use crate::collect;
+    if arguments.report {
+        return collect::report(&arguments.output, output);
+    }
+    let options = arguments.options()?;
+    log_to_stderr(tracing::Level::INFO);
+    let filter = arguments.topic.clone();
+    let confirm = !arguments.no_watermark;
+    collect::run(
+        options,
+        filter,
+        &arguments.output,
+        confirm,
+        &ended(),
+        output,
+    )
+}
+
 /// Tells when SIGTERM or SIGINT came.
 #[must_use]
 pub fn ended() -> Receiver<()> {

@@ -9,6 +9,8 @@ pub mod announcement;
 pub mod assembly;
 pub mod checkpoint;
 pub mod clock;
+#[cfg(feature = "collect")]
+pub mod collect;
 pub mod commands;
 #[cfg(feature = "demo")]
 pub mod demo;

@@ -73,6 +73,9 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:8870", env = "QUORATE__HTTP__LISTEN")]
         address: SocketAddr,
     },
+    /// Receive what devices send: drop repeats, write SQLite or JSON lines, confirm, report gaps.
+    #[cfg(feature = "collect")]
+    Collect(quorate::collect::arguments::Arguments),
     /// Look into and feed a store while the agent is stopped.
     Outbox {
         #[command(subcommand)]
@@ -200,6 +203,8 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
                 },
         } => commands::vote_explain(&config, &input, at, quantity.as_deref(), out),
         Command::Status { json, address } => commands::status(address, json, out),
+        #[cfg(feature = "collect")]
+        Command::Collect(arguments) => commands::collect(&arguments, out),
         Command::Outbox { command } => match command {
             OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),
             OutboxCommand::List { path } => commands::outbox_list(&path, out),

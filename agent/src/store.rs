@@ -15,7 +15,7 @@ mod guard;
 mod head;
 mod legacy;
 mod opening;
-mod ranges;
+pub(crate) mod ranges;
 mod rescue;
 mod side;
 mod space;

@@ -16,6 +16,8 @@ mod fault;
 pub mod ledger;
 mod protocol;
 mod setup;
+#[cfg(feature = "collect")]
+pub mod subscriber;
 mod version311;
 mod version5;
 #[cfg(all(test, feature = "demo"))]

@@ -6,44 +6,44 @@
 
 /// A set of numbers as inclusive ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ranges(Vec<(u64, u64)>);
+pub(crate) struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
     /// Everything from `first` to `last`; nothing where they cross.
-    pub(super) fn of(first: u64, last: u64) -> Self {
+    pub(crate) fn of(first: u64, last: u64) -> Self {
         let mut ranges = Self::default();
         ranges.insert(first, last);
         ranges
     }
 
-    pub(super) fn parts(&self) -> &[(u64, u64)] {
+    pub(crate) fn parts(&self) -> &[(u64, u64)] {
         &self.0
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// How many numbers.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.iter().fold(0, |sum, (first, last)| {
             sum.saturating_add((last - first).saturating_add(1))
         })
     }
 
-    pub(super) fn first(&self) -> Option<u64> {
+    pub(crate) fn first(&self) -> Option<u64> {
         self.0.first().map(|part| part.0)
     }
 
-    pub(super) fn last(&self) -> Option<u64> {
+    pub(crate) fn last(&self) -> Option<u64> {
         self.0.last().map(|part| part.1)
     }
 
-    pub(super) fn contains(&self, number: u64) -> bool {
+    pub(crate) fn contains(&self, number: u64) -> bool {
         self.run_from(number).is_some_and(|run| run.0 == number)
     }
 
-    pub(super) fn insert(&mut self, first: u64, last: u64) {
+    pub(crate) fn insert(&mut self, first: u64, last: u64) {
         if first > last {
             return;
         }
@@ -62,7 +62,7 @@ impl Ranges {
         self.0.splice(from..to, [(low, high)]);
     }
 
-    pub(super) fn remove(&mut self, first: u64, last: u64) {
+    pub(crate) fn remove(&mut self, first: u64, last: u64) {
         if first > last {
             return;
         }
@@ -77,14 +77,14 @@ impl Ranges {
         self.0.splice(from..to, before.into_iter().chain(after));
     }
 
-    pub(super) fn insert_all(&mut self, other: &Self) {
+    pub(crate) fn insert_all(&mut self, other: &Self) {
         for (first, last) in &other.0 {
             self.insert(*first, *last);
         }
     }
 
     /// What is here and not there.
-    pub(super) fn without(&self, other: &Self) -> Self {
+    pub(crate) fn without(&self, other: &Self) -> Self {
         let mut rest = Self::default();
         let mut from = 0;
         while let Some((first, last)) = self.run_without(other, from) {
@@ -98,20 +98,20 @@ impl Ranges {
     }
 
     /// What is here and within `first` to `last`.
-    pub(super) fn within(&self, first: u64, last: u64) -> Self {
+    pub(crate) fn within(&self, first: u64, last: u64) -> Self {
         let parts = self.0.iter();
         let clipped = parts.map(|part| (part.0.max(first), part.1.min(last)));
         Self(clipped.filter(|part| part.0 <= part.1).collect())
     }
 
     /// The first run at or above `from`.
-    pub(super) fn run_from(&self, from: u64) -> Option<(u64, u64)> {
+    pub(crate) fn run_from(&self, from: u64) -> Option<(u64, u64)> {
         let at = self.0.partition_point(|part| part.1 < from);
         self.0.get(at).map(|part| (part.0.max(from), part.1))
     }
 
     /// The first run at or above `from` of what is here and not in `other`.
-    pub(super) fn run_without(&self, other: &Self, from: u64) -> Option<(u64, u64)> {
+    pub(crate) fn run_without(&self, other: &Self, from: u64) -> Option<(u64, u64)> {
         let mut from = from;
         loop {
             let (first, last) = self.run_from(from)?;
@@ -124,7 +124,7 @@ impl Ranges {
     }
 
     /// Its bytes, with at most so many parts: the lowest.
-    pub(super) fn encode(&self, parts_max: usize, bytes: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, parts_max: usize, bytes: &mut Vec<u8>) {
         let parts = &self.0[..self.0.len().min(parts_max)];
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&count.to_le_bytes());
@@ -135,7 +135,7 @@ impl Ranges {
     }
 
     /// Takes a set from the front of `bytes`; `None` for what [`Self::encode`] does not make.
-    pub(super) fn decode(bytes: &mut &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &mut &[u8]) -> Option<Self> {
         let (count, rest) = bytes.split_first_chunk::<4>()?;
         let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
         let (parts, rest) = rest.split_at_checked(count.checked_mul(16)?)?;
