@@ -16,7 +16,7 @@ use crate::{
     announcement::Announcement,
     checkpoint,
     clock::{self, Clock},
-    http, inference, mqtt,
+    http, inference, live, mqtt,
     outcome::Outcome,
     shell::{Hand, Poll, Shell},
     store,
@@ -37,6 +37,8 @@ pub struct Parts {
     pub store: store::Options,
     /// The broker, where one is configured; its epoch is filled in here.
     pub mqtt: Option<mqtt::Options>,
+    /// Live views beside the records; nothing without a broker.
+    pub live: Option<live::Options>,
     /// Where the endpoint listens.
     pub listen: SocketAddr,
     /// Time.
@@ -52,6 +54,17 @@ fn remembered(saved: &Path) -> Option<Event> {
             None
         }
     }
+}
+
+/// Starts the live views on a connection of their own.
+fn views(
+    options: &mqtt::Options,
+    live: &live::Options,
+    config: &Config,
+) -> Result<live::Feed, Outcome> {
+    let shape = live::Shape::new(config, &options.topic);
+    let views = live::Views::new(live, &shape);
+    mqtt::live::spawn(options.clone(), views).map_err(Outcome::failed)
 }
 
 /// Opens the store, binds the endpoint, starts every thread. `sensing` starts the sources.
@@ -82,6 +95,10 @@ pub fn assemble(
     let mut found: Vec<Event> = findings.filter_map(store::Finding::event).collect();
     let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());
     let store = Hand { commands, thread };
+    let views = match (&parts.mqtt, &parts.live) {
+        (Some(options), Some(live)) => Some(views(options, live, &parts.config)?),
+        _ => None,
+    };
     let link = match parts.mqtt {
         None => None,
         Some(options) => {
@@ -118,6 +135,7 @@ pub fn assemble(
         inference,
         store,
         link,
+        views,
         checkpoints: checkpoint::Keeper::spawn(saved).map_err(Outcome::failed)?,
         picture,
         announcement,

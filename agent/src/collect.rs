@@ -22,7 +22,11 @@ use std::{
 use crossbeam_channel::{Receiver, select};
 use serde_json::json;
 
-use self::{account::Account, sink::Sink};
+use self::{
+    account::{Account, Change},
+    batch::Batch,
+    sink::Sink,
+};
 use crate::{
     mqtt::{
         Options,
@@ -179,39 +183,44 @@ impl Collector {
         payload: &[u8],
         group: &mut Group,
     ) -> Result<(), sink::SinkError> {
-        let batch = match batch::read(payload) {
-            Ok(batch) => batch,
-            Err(error) => return Ok(self.bad(topic, &error.to_string())),
-        };
-        let change = match self.account.consider(&batch) {
-            Ok(change) => change,
-            Err(full) => return Ok(self.bad(topic, &full.to_string())),
-        };
-        match self.topics.get(&batch.device) {
-            Some(known) if known != topic => {
-                return Ok(self.bad(topic, "another topic has this device already"));
+        let (batch, change) = match self.read(topic, payload) {
+            Ok(read) => read,
+            Err(why) => {
+                self.bad(topic, &why);
+                return Ok(());
             }
-            None if self.topics.len() < DEVICES_MAX => {
-                self.topics.insert(batch.device.clone(), topic.to_owned());
-            }
-            _ => {}
-        }
+        };
         let put = self.sink.put(&batch, &change, &self.account)?;
         self.account.enter(&batch, &change);
         self.counts.new += put.new;
         self.counts.repeats += put.repeats;
         self.counts.conflicts += put.conflicts;
         if put.conflicts > 0 {
-            tracing::error!(
-                device = batch.device,
-                epoch = batch.epoch,
-                count = put.conflicts,
-                "numbers that name two records"
-            );
+            let (device, epoch, count) = (&batch.device, batch.epoch, put.conflicts);
+            tracing::error!(device, epoch, count, "numbers that name two records");
         }
         let base = topic.strip_suffix("/data").unwrap_or(topic).to_owned();
         group.streams.insert((base, batch.device, batch.epoch));
         Ok(())
+    }
+
+    /// A batch that may be stored, or why a message is not taken.
+    fn read(&mut self, topic: &str, payload: &[u8]) -> Result<(Batch, Change), String> {
+        let batch = batch::read(payload).map_err(|error| error.to_string())?;
+        let change = self
+            .account
+            .consider(&batch)
+            .map_err(|full| full.to_string())?;
+        match self.topics.get(&batch.device) {
+            Some(known) if known != topic => {
+                return Err("another topic has this device already".to_owned());
+            }
+            None if self.topics.len() < DEVICES_MAX => {
+                self.topics.insert(batch.device.clone(), topic.to_owned());
+            }
+            _ => {}
+        }
+        Ok((batch, change))
     }
 
     fn bad(&mut self, topic: &str, why: &str) {

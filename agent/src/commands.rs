@@ -59,6 +59,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
         runners,
         store: store_options(&settings)?,
         mqtt: mqtt_options(&settings),
+        live: settings.live.clone(),
         listen: settings.http.listen,
         clock,
     };

@@ -19,6 +19,7 @@ pub mod explain;
 pub mod http;
 pub mod inference;
 pub mod inflight;
+pub mod live;
 pub mod mqtt;
 pub mod outbox_command;
 pub mod outbox_look;

@@ -12,6 +12,7 @@ mod file;
 mod overrides;
 mod sources;
 mod values;
+mod views;
 
 use std::{
     ffi::OsString,
@@ -26,6 +27,7 @@ use quorate_firmware_bridge::{
 use thiserror::Error;
 
 use crate::{
+    live,
     mqtt::{BrokerUrl, Encoding, Protocol},
     store::OnFull,
 };
@@ -66,6 +68,8 @@ pub struct Settings {
     pub outbox: Option<Outbox>,
     /// Where results go.
     pub mqtt: Option<Mqtt>,
+    /// Live views beside the records.
+    pub live: Option<live::Options>,
     /// The endpoint.
     pub http: Http,
     /// The least important log lines that are written.

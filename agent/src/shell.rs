@@ -16,8 +16,8 @@ use quorate_core::{
 };
 
 use crate::{
-    announcement::Announcement, checkpoint, clock::Clock, http, inference, mqtt, sensing::Sensing,
-    store, supervisor::Supervisor,
+    announcement::Announcement, checkpoint, clock::Clock, http, inference, live, mqtt,
+    sensing::Sensing, store, supervisor::Supervisor,
 };
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
@@ -76,6 +76,8 @@ pub struct Shell {
     pub store: Hand<Sender<store::Command>>,
     /// The broker, where one is configured.
     pub link: Option<Hand<mqtt::Commands>>,
+    /// The live views, where there are any.
+    pub views: Option<live::Feed>,
     /// What the voters have learned, on disk.
     pub checkpoints: checkpoint::Keeper,
     /// The endpoint's picture.
@@ -163,6 +165,9 @@ impl Shell {
             Action::Store { record } => {
                 let encoded = record::encode(self.agent.config(), &record);
                 let seq = encoded.seq;
+                if let Some(views) = &self.views {
+                    views.offer(&encoded);
+                }
                 self.tell_store(store::Command::Store(encoded), Some(seq), own);
             }
             Action::Load {

@@ -133,6 +133,7 @@ fn parts(
         runners: vec![loaded.runner],
         store: store.clone(),
         mqtt,
+        live: None,
         listen: options.listen,
         clock,
     };

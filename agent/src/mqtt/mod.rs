@@ -14,6 +14,8 @@ pub mod cbor;
 mod client;
 mod fault;
 pub mod ledger;
+pub mod live;
+mod prepared;
 mod protocol;
 mod setup;
 #[cfg(feature = "collect")]

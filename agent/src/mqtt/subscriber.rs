@@ -9,20 +9,17 @@
 use std::{io, thread::JoinHandle, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender};
+use quorate_core::event::LinkFault;
 use rumqttc::{
-    AckMode, AsyncClient, Broker, BrokerSessionResumePolicy, Event, EventLoop, ManualAck,
-    MqttOptions, Packet, PublishOptions, QoS, SessionMode, SubscribeReasonCode, TopicAliasPolicy,
-    Transport,
+    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, ManualAck, MqttOptions,
+    Packet, PublishOptions, QoS, SessionMode, SubscribeReasonCode,
 };
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 
-use super::{
-    Options, protocol,
-    setup::{self, Credentials},
-};
+use super::{Options, prepared::prepared, protocol};
 
 /// Most messages that the broker sends before the first of them is acknowledged.
 const RECEIVE_MAX: u16 = 64;
@@ -169,10 +166,8 @@ async fn serve_one(
             fault = &mut driven => return Ok(fault),
             () = sleep_until(deadline) => return Ok("the broker has been silent for 1.5 keep-alives".to_owned()),
             Some(packet) = heard.recv() => { deadline = Instant::now() + silence_max; match packet {
-                Packet::ConnAck(_) => {
-                    if client.try_subscribe(filter.to_owned(), QoS::AtLeastOnce).is_err() {
-                        return Ok("the client takes no subscription".to_owned());
-                    }
+                Packet::ConnAck(_) if client.try_subscribe(filter.to_owned(), QoS::AtLeastOnce).is_err() => {
+                    return Ok("the client takes no subscription".to_owned());
                 }
                 Packet::SubAck(suback) => {
                     if let Some(SubscribeReasonCode::Success(_)) = suback.return_codes.first() {
@@ -220,31 +215,15 @@ async fn farewell(client: &AsyncClient, driven: &mut (impl Future<Output = Strin
     }
 }
 
-fn prepare(options: &Options) -> Result<MqttOptions, quorate_core::event::LinkFault> {
-    let url = options.url.clone();
-    let broker = Broker::tcp(url.host.clone(), url.port);
-    let mut prepared = MqttOptions::new(options.client_id.clone(), broker);
-    let connect_timeout = protocol::connect_timeout(options);
+fn prepare(options: &Options) -> Result<MqttOptions, LinkFault> {
+    let mut prepared = prepared(options)?;
     prepared
         .set_session_mode(SessionMode::Persistent)
         .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
         .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
         .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(RECEIVE_MAX))
-        .set_keep_alive(options.keep_alive_s.max(1))
-        .set_max_packet_size(Some(PACKET_BYTES_MAX))
-        .set_topic_alias_policy(TopicAliasPolicy::Disabled)
-        .set_connect_timeout(connect_timeout);
-    prepared.set_socket_connector(move |_, _| setup::dial(url.clone(), connect_timeout));
-    if let Some(Credentials { username, password }) = setup::credentials(options)? {
-        match password {
-            Some(password) => prepared.set_credentials(username, password),
-            None => prepared.set_username(username),
-        };
-    }
-    if options.url.tls {
-        prepared.set_transport(Transport::tls_with_config(setup::tls(options)?));
-    }
+        .set_max_packet_size(Some(PACKET_BYTES_MAX));
     Ok(prepared)
 }
 

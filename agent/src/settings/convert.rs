@@ -16,7 +16,7 @@ use toml::Spanned;
 
 use super::{
     Model, ModelFacts, Sensor, Settings, SettingsError, delivery, file, file::Origins, sources,
-    values,
+    values, views,
 };
 
 /// Period of a quantity unless it is told otherwise, in milliseconds.
@@ -75,6 +75,7 @@ pub(super) fn settings(
     let quantities = quantities(places, file.quantities, &sensors)?;
     let models = models(places, file.models, &quantities)?;
     let device = file.device.id.get_ref().clone();
+    let has_broker = file.mqtt.is_some();
     let settings = Settings {
         name: source.name.into(),
         outbox: file
@@ -84,6 +85,10 @@ pub(super) fn settings(
         mqtt: file
             .mqtt
             .map(|mqtt| delivery::mqtt(places, &device, mqtt))
+            .transpose()?,
+        live: file
+            .live
+            .map(|live| views::live(places, &device, has_broker, live))
             .transpose()?,
         http: delivery::http(places, &file.http)?,
         log_level: delivery::log_level(file.log.level),

@@ -192,6 +192,7 @@ pub(super) struct File {
     pub(super) models: Vec<Model>,
     pub(super) outbox: Option<Outbox>,
     pub(super) mqtt: Option<Mqtt>,
+    pub(super) live: Option<Live>,
     #[serde(default)]
     pub(super) http: Http,
     #[serde(default)]
@@ -427,4 +428,11 @@ pub(super) struct Http {
     pub(super) listen: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) allow_remote: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Live {
+    pub(super) home_assistant: Option<Spanned<String>>,
+    pub(super) sparkplug_group: Option<Spanned<String>>,
 }
