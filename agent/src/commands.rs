@@ -182,6 +182,9 @@ fn describe(
     match &settings.mqtt {
         Some(mqtt) => {
             writeln!(output, "broker {} topic {}", mqtt.url, mqtt.topic)?;
+            for fallback in &mqtt.fallback_urls {
+                writeln!(output, "broker {fallback} when that fails")?;
+            }
             if let Some(warning) = mqtt.protocol.warning() {
                 writeln!(output, "warning: {warning}")?;
             }
@@ -399,6 +402,7 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
     Some(mqtt::Options {
         device: settings.device.clone(),
         url: mqtt.url.clone(),
+        fallback_urls: mqtt.fallback_urls.clone(),
         topic: mqtt.topic.clone(),
         client_id: mqtt.client_id.clone(),
         username: mqtt.username.clone(),

@@ -305,7 +305,8 @@ impl<'a, W: Write> Replay<'a, W> {
             | Action::Discard { .. }
             | Action::Settle { .. }
             | Action::Checkpoint(_)
-            | Action::Connect
+            | Action::Recall { .. }
+            | Action::Connect { .. }
             | Action::Disconnect { .. }
             | Action::StrokeWatchdog => Ok(None),
         }

@@ -10,6 +10,7 @@ mod convert;
 mod delivery;
 mod file;
 mod overrides;
+mod sending;
 mod sources;
 mod values;
 mod views;
@@ -155,6 +156,8 @@ pub struct Outbox {
 pub struct Mqtt {
     /// The broker.
     pub url: BrokerUrl,
+    /// Other brokers, in order of preference.
+    pub fallback_urls: Vec<BrokerUrl>,
     /// Base of all topics, with the device's name filled in.
     pub topic: String,
     /// Client identifier.

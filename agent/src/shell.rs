@@ -12,7 +12,7 @@ use quorate_core::{
     agent::Agent,
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
     record,
-    units::{Epoch, Mono, SensorId, Seq},
+    units::{Epoch, ModelId, Mono, SensorId, Seq},
 };
 
 use crate::{
@@ -151,15 +151,7 @@ impl Shell {
                     window,
                 };
                 if self.inference.try_send(question).is_err() {
-                    let fault = InferenceFault {
-                        cause: "busy",
-                        detail: "the inference thread takes no more windows".into(),
-                    };
-                    own.push_back(Event::Inferred {
-                        model,
-                        tick,
-                        outcome: Err(fault),
-                    });
+                    own.push_back(busy(model, tick));
                 }
             }
             Action::Store { record } => {
@@ -194,10 +186,22 @@ impl Shell {
                 self.tell_store(store::Command::Settle { first, last }, None, own)
             }
             Action::Checkpoint(checkpoint) => self.checkpoints.keep(checkpoint),
-            Action::Connect => self.tell_link(mqtt::Command::Connect, own),
-            Action::Publish { batch, records } => {
-                self.tell_link(mqtt::Command::Publish { batch, records }, own)
+            Action::Recall { first, last } => {
+                self.tell_store(store::Command::Recall { first, last }, None, own)
             }
+            Action::Connect { broker } => self.tell_link(mqtt::Command::Connect { broker }, own),
+            Action::Publish {
+                batch,
+                records,
+                historical,
+            } => self.tell_link(
+                mqtt::Command::Publish {
+                    batch,
+                    records,
+                    historical,
+                },
+                own,
+            ),
             Action::Disconnect { cause } => {
                 self.tell_link(mqtt::Command::Disconnect { cause }, own)
             }
@@ -223,7 +227,8 @@ impl Shell {
             }),
             (store::Command::Load { .. }, None) => own.push_back(Event::LoadFailed { fault }),
             // A deletion that is lost means repeats after a restart, which receivers drop; so does a note that stays.
-            _ => tracing::warn!(cause, "the store did not take a deletion"),
+            // A recall that is lost is asked for again by whoever misses the records.
+            _ => tracing::warn!(cause, "the store did not take a deletion or a recall"),
         }
     }
 
@@ -270,6 +275,18 @@ impl Shell {
         }
         wait(self.store.thread, STORE_END, "store");
         wait(self.checkpoints.end(), CHECKPOINT_END, "checkpoint");
+    }
+}
+
+/// The answer to a window that was not taken.
+fn busy(model: ModelId, tick: Mono) -> Event {
+    Event::Inferred {
+        model,
+        tick,
+        outcome: Err(InferenceFault {
+            cause: "busy",
+            detail: "the inference thread takes no more windows".into(),
+        }),
     }
 }
 

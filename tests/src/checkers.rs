@@ -6,7 +6,7 @@
 use std::fmt;
 
 use quorate_core::{
-    config::STORING_RECORDS_MAX,
+    config::{Order, OutboxConfig, STORING_RECORDS_MAX},
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Vote},
 };
@@ -47,11 +47,23 @@ pub enum Checker {
     SameSeedSameRun,
     /// What the core keeps in memory and in flight is bounded.
     MemoryBounded,
+    /// With a receiver that confirms, nothing is forgotten before it has it.
+    ConfirmedBeforeForget,
+    /// Live records go first where that was asked for, and a message says truly whether it is backlog.
+    OrderKept,
+    /// Limits of messages and bytes are kept.
+    RateKept,
+    /// What somebody asked for again arrives again.
+    RecalledArrives,
+    /// No record is dated before there was such a record.
+    NothingFrom1970,
+    /// After healing the device is at the preferred broker.
+    PreferredAgain,
 }
 
 impl Checker {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::DurableBeforePublish,
         Self::TakenBeforeForget,
         Self::OneNameOnePayload,
@@ -62,6 +74,12 @@ impl Checker {
         Self::WatchdogTellsTheTruth,
         Self::SameSeedSameRun,
         Self::MemoryBounded,
+        Self::ConfirmedBeforeForget,
+        Self::OrderKept,
+        Self::RateKept,
+        Self::RecalledArrives,
+        Self::NothingFrom1970,
+        Self::PreferredAgain,
     ];
 }
 
@@ -107,6 +125,12 @@ pub struct Life {
     pub seen: Option<std::sync::Arc<[u8]>>,
     /// How often the broker took it.
     pub taken: u32,
+    /// How often the receiver got it.
+    pub ingested: u32,
+    /// When somebody asked for it again, until it arrives.
+    pub recalled_ms: Option<u64>,
+    /// When the agent was told that it is durable.
+    pub told_ms: Option<u64>,
     /// The broker refused it, alone, because of what it holds.
     pub refused: bool,
     /// The agent gave it up.
@@ -143,6 +167,115 @@ pub fn taken_before_forget(seq: Seq, life: &Life) -> Check {
     )
 }
 
+/// A record is deleted as delivered while the receiver confirms.
+///
+/// # Errors
+/// When the receiver does not have it.
+pub fn confirmed_before_forget(seq: Seq, life: &Life, confirms: bool) -> Check {
+    ensure(
+        !confirms || life.ingested > 0 || life.discarded,
+        Checker::ConfirmedBeforeForget,
+        || format!("{seq:?} was forgotten and the receiver does not have it"),
+    )
+}
+
+/// After healing: everything that was asked for again has arrived since.
+///
+/// # Errors
+/// The first that has not.
+pub fn recalled_arrives(lives: &[Life], now_ms: u64) -> Check {
+    for (seq, life) in lives.iter().enumerate() {
+        let asked_ms = life
+            .recalled_ms
+            .filter(|_| !life.named_gone && !life.dropped);
+        ensure(
+            asked_ms.is_none_or(|asked_ms| asked_ms + BACKLOG_AGE_MS_MAX >= now_ms),
+            Checker::RecalledArrives,
+            || format!("seq {seq} was asked for again at {asked_ms:?} ms and did not come"),
+        )?;
+    }
+    Ok(())
+}
+
+/// A message with `live` records of this connection among `count`.
+///
+/// # Errors
+/// When it has both kinds, or says otherwise.
+pub fn historical_is_true(historical: bool, live: usize, count: usize) -> Check {
+    let expected = if historical { 0 } else { count };
+    ensure(live == expected, Checker::OrderKept, || {
+        format!("{live} of {count} records are live in a message with historical = {historical}")
+    })
+}
+
+/// A backlog goes while a live record waits.
+///
+/// # Errors
+/// When live records go first and it waits for too long.
+pub fn live_goes_first(order: Order, waiting: Seq, waits_ms: u64, waits_ms_max: u64) -> Check {
+    ensure(
+        order != Order::LiveFirst || waits_ms <= waits_ms_max,
+        Checker::OrderKept,
+        || format!("backlog was sent while {waiting:?} has waited for {waits_ms} ms"),
+    )
+}
+
+/// Messages of a stretch of time.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageRate {
+    /// How many.
+    pub messages: u64,
+    /// Their bytes, but for the last, whose size nobody knew before.
+    pub bytes: u64,
+    /// How long, in milliseconds.
+    pub within_ms: u64,
+}
+
+/// The limits, each with one second's worth at once, and one message beyond that of bytes.
+///
+/// # Errors
+/// When there were more.
+pub fn rate_kept(promised: &OutboxConfig, rate: MessageRate) -> Check {
+    let seconds = rate.within_ms / 1_000 + 1;
+    let messages_max = u64::from(promised.messages_per_second_max) * seconds;
+    // A debt is paid before the next message.
+    let bytes_max = u64::from(promised.bytes_per_second_max) * seconds
+        + u64::from(promised.batch_bytes_max)
+        + 2_048;
+    let messages = messages_max == 0 || rate.messages <= messages_max + 1;
+    let bytes = promised.bytes_per_second_max == 0 || rate.bytes <= bytes_max;
+    ensure(messages && bytes, Checker::RateKept, || {
+        format!("{rate:?} where {messages_max} messages and {bytes_max} bytes are allowed")
+    })
+}
+
+/// The date of a record that the broker sees.
+///
+/// # Errors
+/// When it lies before the first release.
+pub fn nothing_from_1970(seq: Seq, payload: &[u8]) -> Check {
+    let text = String::from_utf8_lossy(payload);
+    let time = text
+        .split("\"time\":\"")
+        .nth(1)
+        .and_then(|rest| rest.get(..4));
+    ensure(
+        time.is_none_or(|year| year >= "2026"),
+        Checker::NothingFrom1970,
+        || format!("{seq:?} is dated {}", time.unwrap_or_default()),
+    )
+}
+
+/// Where the device is after healing.
+///
+/// # Errors
+/// When it is elsewhere.
+pub fn preferred_again(elsewhere: bool) -> Check {
+    ensure(!elsewhere, Checker::PreferredAgain, || {
+        "the preferred broker is there and another one is used".into()
+    })
+}
+
 /// A record is deleted as refused.
 ///
 /// # Errors
@@ -177,7 +310,7 @@ pub fn every_record_arrives(lives: &[Life], now_ms: u64) -> Check {
     for (seq, life) in lives.iter().enumerate() {
         let due = life.durable.is_some() && life.durable_ms + BACKLOG_AGE_MS_MAX < now_ms;
         ensure(
-            !due || life.taken > 0 || life.named_gone,
+            !due || life.ingested > 0 || life.named_gone,
             Checker::EveryRecordArrives,
             || {
                 format!(

@@ -5,6 +5,7 @@
 //! Invariants: [`Agent::handle`] is total and returns no error; the same configuration, start and events give the same
 //! actions; a vote is given for every tick of the grid, once.
 
+mod delivery;
 mod memory;
 mod picture;
 mod telling;
@@ -17,16 +18,16 @@ use crate::{
     checkpoint,
     config::{Config, Recovered},
     device::Devices,
-    event::{AckOutcome, Action, Event, InferenceFault, ProbeFault, StoredRecord, Worker},
+    event::{Action, Event, InferenceFault, ProbeFault, Worker},
     gone::{Gone, Loss},
     health::Counters,
     infer::{Model, Step},
     link::Link,
-    outbox::{Outbox, Settled},
+    outbox::Outbox,
     quantity::{Change, Quantity},
     record::{Body, InputSummary, Occurrence},
     sensor::Sensor,
-    units::{BatchId, BootId, ModelId, Mono, SensorId, Seq, WallAnchor},
+    units::{BootId, ModelId, Mono, SensorId, WallAnchor},
     vitals::{Debts, Vitals},
     vote::Quality,
 };
@@ -54,6 +55,7 @@ pub struct Agent {
     counters: Counters,
     changes: Vec<Change>,
     checkpoint_next: Mono,
+    told: delivery::Told,
 }
 
 impl Agent {
@@ -81,7 +83,12 @@ impl Agent {
                 .map(|quantity| Quantity::new(quantity.clone(), now))
                 .collect(),
             models: config.models.iter().enumerate().map(model).collect(),
-            outbox: Outbox::new(config.outbox.clone(), recovered.seq_next, now),
+            outbox: Outbox::new(
+                config.outbox.clone(),
+                recovered.epoch,
+                recovered.seq_next,
+                now,
+            ),
             gone: Gone::default(),
             link: config.link.map(|link| Link::new(link, now)),
             vitals: Vitals::new(config.vitals, now),
@@ -89,6 +96,7 @@ impl Agent {
             counters: Counters::default(),
             changes: Vec::new(),
             checkpoint_next: now.plus_ms(checkpoint::PERIOD_MS),
+            told: delivery::Told::new(now),
             config,
         }
     }
@@ -165,6 +173,13 @@ impl Agent {
                 inflight_max,
             } => self.gain_link(now, packet_bytes_max, inflight_max, actions),
             Event::LinkDown { fault } => self.lose_link(now, fault, actions),
+            Event::Recalled { first, last, count } => {
+                self.take_recall(now, (first, last, count), actions);
+            }
+            Event::Watermark { epoch, through } => {
+                self.take_watermark(now, epoch, through, actions);
+            }
+            Event::Sent { batch, bytes } => self.take_size(now, batch, bytes),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
@@ -172,6 +187,7 @@ impl Agent {
         }
         self.tell_gone(now, actions);
         self.advance(now, actions);
+        self.tell_delivery(now, actions);
     }
 
     fn advance(&mut self, now: Mono, actions: &mut Vec<Action>) {
@@ -181,6 +197,9 @@ impl Agent {
             }
         }
         if let Some(link) = &mut self.link {
+            if link.wants_failback(now) && self.outbox.drain() {
+                link.return_to_preferred(actions);
+            }
             link.advance(now, actions);
         }
         if now >= self.checkpoint_next {
@@ -362,79 +381,6 @@ impl Agent {
                 self.counters.inference_faults += 1;
                 self.tell_model(now, model.index(), before, Some(fault), actions);
             }
-        }
-    }
-
-    fn take_records(
-        &mut self,
-        now: Mono,
-        range: (Seq, Seq),
-        records: Vec<StoredRecord>,
-        actions: &mut Vec<Action>,
-    ) {
-        let link_up = self.link_is_up();
-        let published = self.outbox.loaded(now, link_up, range, records, actions);
-        self.counters.batches_published += u64::from(published);
-    }
-
-    fn gain_link(
-        &mut self,
-        now: Mono,
-        packet_bytes_max: u32,
-        inflight_max: u16,
-        actions: &mut Vec<Action>,
-    ) {
-        self.counters.connects += 1;
-        self.outbox.link_up(packet_bytes_max, inflight_max);
-        if let Some(link) = &mut self.link {
-            link.transition_to_up(now);
-        }
-        let occurrence = Occurrence {
-            what: "link",
-            to: Some("up"),
-            ..Occurrence::default()
-        };
-        self.tell(now, occurrence, actions);
-    }
-
-    fn lose_link(&mut self, now: Mono, fault: crate::event::LinkFault, actions: &mut Vec<Action>) {
-        self.counters.link_faults += 1;
-        self.outbox.link_down();
-        let Some(link) = &mut self.link else { return };
-        let was_up = link.is_up();
-        link.transition_to_down(now, fault.clone(), &mut self.random);
-        if was_up {
-            let occurrence = Occurrence {
-                what: "link",
-                from: Some("up"),
-                to: Some("down"),
-                reason: Some(fault.cause),
-                detail: Some(fault.detail),
-                ..Occurrence::default()
-            };
-            self.tell(now, occurrence, actions);
-        }
-    }
-
-    fn take_ack(
-        &mut self,
-        now: Mono,
-        batch: BatchId,
-        outcome: AckOutcome,
-        actions: &mut Vec<Action>,
-    ) {
-        match self.outbox.acked(now, batch, outcome, actions) {
-            Settled::Unknown => {}
-            Settled::Delivered(first, last, count) => {
-                self.counters.records_acked += count;
-                self.gone.delivered(first, last, actions);
-                if let Some(link) = &mut self.link {
-                    link.delivered();
-                }
-            }
-            Settled::Unheard => self.counters.no_subscribers += 1,
-            Settled::Refused(_) => self.counters.link_faults += 1,
-            Settled::GivenUp => {}
         }
     }
 

@@ -29,6 +29,8 @@ pub const PERIOD_MS_MAX: u64 = 86_400_000;
 pub const ID_BYTES_MAX: usize = 128;
 /// Largest record that the outbox takes, in bytes of payload.
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
+/// Most brokers.
+pub const BROKERS_MAX: usize = 8;
 /// Most labels of an enumeration.
 pub const CODES_MAX: u32 = 256;
 /// Records that may wait in memory for the store at once; beyond it the oldest telemetry is dropped and named.
@@ -153,6 +155,38 @@ pub struct OutboxConfig {
     pub ack_timeout_ms: u64,
     /// How long a record may wait for company before its message goes, in milliseconds.
     pub linger_ms: u64,
+    /// What makes a record delivered.
+    pub confirm: ConfirmBy,
+    /// Acknowledged records without a new watermark for this long are sent again, in milliseconds.
+    pub watermark_timeout_ms: u64,
+    /// Which records go first when there is a backlog.
+    pub order: Order,
+    /// Most messages of records in a second; 0 for no limit.
+    pub messages_per_second_max: u32,
+    /// Most bytes of such messages in a second; 0 for no limit.
+    pub bytes_per_second_max: u32,
+    /// Most bytes of such messages in 24 hours of running; 0 for no limit.
+    pub bytes_per_day_max: u64,
+}
+
+/// What makes a record delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConfirmBy {
+    /// The broker's acknowledgement.
+    #[default]
+    Puback,
+    /// The ingesting side's watermark.
+    Watermark,
+}
+
+/// Which records go first when there is a backlog.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// In the order of their numbers.
+    #[default]
+    OldestFirst,
+    /// Those that were made on this connection, then the backlog.
+    LiveFirst,
 }
 
 impl Default for OutboxConfig {
@@ -163,6 +197,12 @@ impl Default for OutboxConfig {
             inflight_batches_max: 8,
             ack_timeout_ms: 20_000,
             linger_ms: 500,
+            confirm: ConfirmBy::default(),
+            watermark_timeout_ms: 60_000,
+            order: Order::default(),
+            messages_per_second_max: 0,
+            bytes_per_second_max: 0,
+            bytes_per_day_max: 0,
         }
     }
 }
@@ -178,6 +218,12 @@ pub struct LinkConfig {
     pub backoff_ms_max: u64,
     /// A connection attempt that has neither succeeded nor failed for this long is ended, in milliseconds.
     pub connect_timeout_ms: u64,
+    /// Brokers, in order of preference; at least 1.
+    pub brokers: usize,
+    /// Connections in a row that delivered nothing before the next broker is tried.
+    pub failover_attempts: u32,
+    /// After this long at another broker the preferred one is tried again, in milliseconds.
+    pub failback_ms: u64,
 }
 
 impl Default for LinkConfig {
@@ -187,6 +233,9 @@ impl Default for LinkConfig {
             backoff_ms_min: 1_000,
             backoff_ms_max: 300_000,
             connect_timeout_ms: 30_000,
+            brokers: 1,
+            failover_attempts: 2,
+            failback_ms: 600_000,
         }
     }
 }

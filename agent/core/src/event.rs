@@ -9,7 +9,7 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 use crate::{
     checkpoint::Checkpoint,
     record::Record,
-    units::{BatchId, ModelId, Mono, SensorId, Seq, WallAnchor},
+    units::{BatchId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
 
 /// A fact from outside.
@@ -92,6 +92,29 @@ pub enum Event {
     LinkDown {
         /// Why.
         fault: LinkFault,
+    },
+    /// Delivered records that are still kept wait again, as an [`Action::Recall`] asked.
+    Recalled {
+        /// As in the action.
+        first: Seq,
+        /// As in the action.
+        last: Seq,
+        /// How many wait again.
+        count: u64,
+    },
+    /// The ingesting side has stored every record of that epoch up to `through`.
+    Watermark {
+        /// The life of the store that it speaks of.
+        epoch: Epoch,
+        /// The last record of which it has everything before.
+        through: Seq,
+    },
+    /// A message went to the client, and its size.
+    Sent {
+        /// As in [`Action::Publish`].
+        batch: BatchId,
+        /// Bytes of the MQTT packet, without TLS and what lies below.
+        bytes: u64,
     },
     /// The broker answered one message of this connection.
     Acked {
@@ -280,6 +303,15 @@ pub enum Action {
         batch: BatchId,
         /// The records, in order.
         records: Vec<StoredRecord>,
+        /// They were made before this connection, or are sent again: no news.
+        historical: bool,
+    },
+    /// Let delivered records that are still kept wait for delivery again; answered by [`Event::Recalled`].
+    Recall {
+        /// Lowest sequence number.
+        first: Seq,
+        /// Highest sequence number.
+        last: Seq,
     },
     /// Delete every record from `first` to `last`: they are delivered.
     Forget {
@@ -308,8 +340,11 @@ pub enum Action {
     /// Save what the voters have learned; nothing waits for it.
     Checkpoint(Checkpoint),
     /// Make a new connection; answered by [`Event::LinkUp`] or [`Event::LinkDown`].
-    Connect,
-    /// End the connection at once, without waiting for anything; answered by [`Event::LinkDown`].
+    Connect {
+        /// Which of the brokers, in order of preference from 0.
+        broker: usize,
+    },
+    /// End the connection without waiting for more than a farewell; answered by [`Event::LinkDown`].
     Disconnect {
         /// Why, in one kebab-case word.
         cause: &'static str,

@@ -170,6 +170,25 @@ pub struct LinkHealth {
     pub retry: Option<Mono>,
     /// Messages without an acknowledgement.
     pub inflight: u64,
+    /// Which broker it is or will be, in order of preference from 0.
+    pub broker: usize,
+    /// What becomes of the records.
+    pub delivery: DeliveryHealth,
+}
+
+/// What becomes of the records on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryHealth {
+    /// `ok`, `refused`, `quota`, `no-consumer`, `watermark-late` or `budget-used-up`.
+    pub state: &'static str,
+    /// Since when.
+    pub since: Mono,
+    /// The reason code of the newest refusal, while records are set aside.
+    pub reason: Option<u8>,
+    /// Bytes of messages in this 24 hours of running.
+    pub day_bytes: u64,
+    /// How far the ingesting side has confirmed, where it does.
+    pub confirmed: Option<Seq>,
 }
 
 /// Counters since the start; none ever decreases.
@@ -203,6 +222,14 @@ pub struct Counters {
     pub batches_published: u64,
     /// Messages that the broker threw away because nobody subscribes.
     pub no_subscribers: u64,
+    /// Bytes of the messages that carried records.
+    pub bytes_sent: u64,
+    /// Records that were set aside because the broker refuses them.
+    pub records_set_aside: u64,
+    /// Delivered records that wait again because somebody asked for it.
+    pub records_recalled: u64,
+    /// Watermarks that could not be of this store.
+    pub watermarks_refused: u64,
     /// Connections made.
     pub connects: u64,
     /// Connections lost and attempts that failed.

@@ -22,6 +22,7 @@ mod infer;
 mod link;
 mod outbox;
 mod quantity;
+mod ranges;
 pub mod record;
 mod sensor;
 pub mod units;

@@ -16,6 +16,16 @@ use super::{
     status::{GONE, QUALITIES},
 };
 
+/// What a delivery can be.
+const DELIVERY: [&str; 6] = [
+    "ok",
+    "refused",
+    "quota",
+    "no-consumer",
+    "watermark-late",
+    "budget-used-up",
+];
+
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
 #[derive(Default)]
@@ -288,6 +298,18 @@ fn store_and_link(out: &mut Exposition, health: &Health) {
             "Messages without an acknowledgement.",
             link.inflight,
         );
+        out.one(
+            "quorate_link_broker",
+            "Which broker it is, in order of preference from 0.",
+            link.broker,
+        );
+        out.gauge(
+            "quorate_delivery_state",
+            "1 for what keeps records from arriving although there is a connection.",
+        );
+        for state in DELIVERY {
+            out.sample(&[("state", state)], u8::from(state == link.delivery.state));
+        }
     }
 }
 
@@ -369,6 +391,26 @@ fn link_counters(out: &mut Exposition, counters: &Counters) {
         "quorate_no_subscribers_total",
         unread,
         counters.no_subscribers,
+    );
+    out.counter(
+        "quorate_sent_bytes_total",
+        "Bytes of the messages that carried records.",
+        counters.bytes_sent,
+    );
+    out.counter(
+        "quorate_records_set_aside_total",
+        "Records set aside because the broker refuses them.",
+        counters.records_set_aside,
+    );
+    out.counter(
+        "quorate_records_recalled_total",
+        "Delivered records that wait again.",
+        counters.records_recalled,
+    );
+    out.counter(
+        "quorate_watermarks_refused_total",
+        "Watermarks that could not be of this store.",
+        counters.watermarks_refused,
     );
     out.counter(
         "quorate_connects_total",

@@ -128,6 +128,15 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
             warns_unless(link.state == "up"),
             with(link.state, link.fault.as_deref()),
         ));
+        let detail = link
+            .delivery
+            .reason
+            .map(|code| format!("reason code {code:#04x}"));
+        checks.push(check(
+            "delivery",
+            warns_unless(link.delivery.state == "ok"),
+            with(link.delivery.state, detail.as_deref()),
+        ));
     }
     checks
 }
@@ -273,6 +282,14 @@ fn link_json(now: Mono, link: &LinkHealth) -> Value {
         "fault": link.fault,
         "retry_ms": retry_ms(now, link.retry),
         "inflight": link.inflight,
+        "broker": link.broker,
+        "delivery": {
+            "state": link.delivery.state,
+            "since_ms": now.since_ms(link.delivery.since),
+            "reason_code": link.delivery.reason,
+            "day_bytes": link.delivery.day_bytes,
+            "confirmed_through": link.delivery.confirmed.map(|seq| seq.0),
+        },
     })
 }
 
@@ -303,6 +320,10 @@ fn counters_json(counters: &Counters, polls_dropped: u64) -> Value {
         "records_gone": gone,
         "batches_published": counters.batches_published,
         "no_subscribers": counters.no_subscribers,
+        "bytes_sent": counters.bytes_sent,
+        "records_set_aside": counters.records_set_aside,
+        "records_recalled": counters.records_recalled,
+        "watermarks_refused": counters.watermarks_refused,
         "connects": counters.connects,
         "link_faults": counters.link_faults,
     })

@@ -10,8 +10,8 @@ use std::{
 use quorate_core::{
     event::StoreReport,
     health::{
-        ChannelHealth, Condition, Counters, LinkHealth, ModelHealth, QuantityHealth, SensorHealth,
-        StoreHealth,
+        ChannelHealth, Condition, Counters, DeliveryHealth, LinkHealth, ModelHealth,
+        QuantityHealth, SensorHealth, StoreHealth,
     },
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
@@ -86,6 +86,14 @@ fn sample() -> Health {
             fault: Some("refused".into()),
             retry: Some(Mono(104_000)),
             inflight: 0,
+            broker: 0,
+            delivery: DeliveryHealth {
+                state: "ok",
+                since: Mono(10_000),
+                reason: None,
+                day_bytes: 1_200,
+                confirmed: None,
+            },
         }),
         stalled: vec![],
         counters: Counters {

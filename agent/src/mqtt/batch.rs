@@ -22,8 +22,20 @@ pub struct Batch {
     /// MQTT 5 content type: `application/json` or `application/cbor`, with `+zstd` where it is a zstd frame.
     pub content_type: &'static str,
     /// MQTT 5 user properties: device, epoch, first-seq, count and crc32 (eight hexadecimal digits, of the JSON or CBOR
-    /// before compression), so that a receiver can check and sort without opening the payload.
+    /// before compression), so that a receiver can check and sort without opening the payload; and `historical` where it
+    /// is.
     pub user_properties: Vec<(String, String)>,
+}
+
+/// What form a message has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// JSON or CBOR.
+    pub encoding: Encoding,
+    /// Whether it is compressed.
+    pub compression: Compression,
+    /// Whether it says that its records are backlog or sent again.
+    pub historical: bool,
 }
 
 /// Makes the message `{"device":...,"epoch":...,"records":[...]}`, or its CBOR form. Where that would be larger (long
@@ -31,16 +43,10 @@ pub struct Batch {
 ///
 /// Each payload must be one complete JSON object, as the core's encoder makes it.
 #[must_use]
-pub fn encode(
-    device: &str,
-    epoch: Epoch,
-    records: &[StoredRecord],
-    encoding: Encoding,
-    compression: Compression,
-) -> Batch {
-    let (plain, names) = plain(device, epoch, records, encoding);
+pub fn encode(device: &str, epoch: Epoch, records: &[StoredRecord], form: Form) -> Batch {
+    let (plain, names) = plain(device, epoch, records, form);
     let first = records.first().map_or(0, |record| record.seq.0);
-    let user_properties = [
+    let mut user_properties = [
         ("device", device.to_owned()),
         ("epoch", epoch.0.to_string()),
         ("first-seq", first.to_string()),
@@ -49,7 +55,11 @@ pub fn encode(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec();
-    let compressed = (compression == Compression::Zstd && records.len() >= COMPRESS_RECORDS_MIN)
+    if form.historical {
+        user_properties.push(("historical".to_owned(), "true".to_owned()));
+    }
+    let compressed = (form.compression == Compression::Zstd
+        && records.len() >= COMPRESS_RECORDS_MIN)
         .then(|| zstd::bulk::compress(&plain, ZSTD_LEVEL).ok())
         .flatten()
         .filter(|compressed| compressed.len() < plain.len());
@@ -74,15 +84,10 @@ struct Names {
 }
 
 /// The message before compression.
-fn plain(
-    device: &str,
-    epoch: Epoch,
-    records: &[StoredRecord],
-    encoding: Encoding,
-) -> (Vec<u8>, Names) {
-    let json = join(device, epoch, records);
-    let cbor = (encoding == Encoding::Cbor)
-        .then(|| cbor::from_records(device, epoch, records))
+fn plain(device: &str, epoch: Epoch, records: &[StoredRecord], form: Form) -> (Vec<u8>, Names) {
+    let json = join(device, epoch, records, form.historical);
+    let cbor = (form.encoding == Encoding::Cbor)
+        .then(|| cbor::from_records(device, epoch, records, form.historical))
         .flatten()
         .filter(|cbor| cbor.len() <= json.len());
     match cbor {
@@ -104,11 +109,16 @@ fn plain(
 }
 
 /// The envelope, by concatenation.
-fn join(device: &str, epoch: Epoch, records: &[StoredRecord]) -> Vec<u8> {
+fn join(device: &str, epoch: Epoch, records: &[StoredRecord], historical: bool) -> Vec<u8> {
     let head = format!(
-        "{{\"device\":{},\"epoch\":{},\"records\":[",
+        "{{\"device\":{},\"epoch\":{},{}\"records\":[",
         serde_json::Value::from(device),
-        epoch.0
+        epoch.0,
+        if historical {
+            "\"historical\":true,"
+        } else {
+            ""
+        }
     );
     let bytes: usize = records
         .iter()
@@ -145,14 +155,48 @@ mod tests {
             .collect()
     }
 
+    fn form(encoding: Encoding, compression: Compression) -> Form {
+        Form {
+            encoding,
+            compression,
+            historical: false,
+        }
+    }
+
+    #[test]
+    fn a_backlog_says_so_in_every_form() {
+        let make = |encoding, historical| {
+            let form = Form {
+                encoding,
+                compression: Compression::None,
+                historical,
+            };
+            let votes = crate::mqtt::cbor::tests::votes(5);
+            encode("press-07", Epoch(3), &votes, form)
+        };
+        for encoding in [Encoding::Json, Encoding::Cbor] {
+            for historical in [false, true] {
+                let batch = make(encoding, historical);
+                let json = match encoding {
+                    Encoding::Json => serde_json::from_slice(&batch.payload).unwrap(),
+                    Encoding::Cbor => crate::mqtt::cbor::to_json(&batch.payload).unwrap(),
+                };
+                assert_eq!(json["historical"] == true, historical);
+                assert_eq!(json.get("historical").is_some(), historical);
+                assert_eq!(json["records"].as_array().unwrap().len(), 5);
+                let property = ("historical".to_owned(), "true".to_owned());
+                assert_eq!(batch.user_properties.contains(&property), historical);
+            }
+        }
+    }
+
     #[test]
     fn the_envelope_is_json_around_the_very_bytes() {
         let batch = encode(
             "press-\"07\"",
             Epoch(3),
             &records(2),
-            Encoding::Json,
-            Compression::Zstd,
+            form(Encoding::Json, Compression::Zstd),
         );
         assert_eq!(
             String::from_utf8(batch.payload).unwrap(),
@@ -167,23 +211,20 @@ mod tests {
             "a",
             Epoch(1),
             &records(3),
-            Encoding::Json,
-            Compression::Zstd,
+            form(Encoding::Json, Compression::Zstd),
         );
         assert_eq!(plain.content_type, "application/json");
         let packed = encode(
             "a",
             Epoch(1),
             &records(4),
-            Encoding::Json,
-            Compression::Zstd,
+            form(Encoding::Json, Compression::Zstd),
         );
         let text = encode(
             "a",
             Epoch(1),
             &records(4),
-            Encoding::Json,
-            Compression::None,
+            form(Encoding::Json, Compression::None),
         );
         assert_eq!(packed.content_type, "application/json+zstd");
         assert_eq!(text.content_type, "application/json");
@@ -201,8 +242,7 @@ mod tests {
             "press-07",
             Epoch(3),
             &records(4),
-            Encoding::Json,
-            Compression::None,
+            form(Encoding::Json, Compression::None),
         );
         let property = |name: &str| {
             batch
@@ -227,7 +267,7 @@ mod tests {
     fn cbor_is_smaller_than_json_and_says_what_it_is() {
         let votes = crate::mqtt::cbor::tests::votes(100);
         let size = |encoding, compression, content_type| {
-            let batch = encode("press-07", Epoch(3), &votes, encoding, compression);
+            let batch = encode("press-07", Epoch(3), &votes, form(encoding, compression));
             assert_eq!(batch.content_type, content_type);
             let bytes = u32::try_from(batch.payload.len()).unwrap();
             let per_record = f64::from(bytes) / 100.0;
@@ -254,7 +294,12 @@ mod tests {
             seq: Seq(1),
             payload,
         };
-        let batch = encode("a", Epoch(1), &[record], Encoding::Cbor, Compression::None);
+        let batch = encode(
+            "a",
+            Epoch(1),
+            &[record],
+            form(Encoding::Cbor, Compression::None),
+        );
         assert_eq!(batch.content_type, "application/json");
         assert_eq!(batch.payload.first(), Some(&b'{'));
     }
@@ -278,7 +323,12 @@ mod tests {
             })
             .collect();
         assert_eq!(noise.len(), 4);
-        let batch = encode("a", Epoch(1), &noise, Encoding::Json, Compression::Zstd);
+        let batch = encode(
+            "a",
+            Epoch(1),
+            &noise,
+            form(Encoding::Json, Compression::Zstd),
+        );
         assert_eq!(batch.content_type, "application/json");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns: the layout, which docs/mqtt.md describes for whoever reads it. Must not: do I/O, or change a record. Pure.
 //!
-//! Layout: `[1, device, epoch, boots, shapes, records]`. What every record repeats stands once: the boots in a table,
+//! Layout: `[1, device, epoch, boots, shapes, records]`, with a seventh element `true` where the batch is backlog. What every record repeats stands once: the boots in a table,
 //! the names of an object's members in the table of shapes; an object is `{shape: [value, ...]}`. A record as the core
 //! makes it is `[seq, boot, mono_ms, time, synced, kind, body]`, the first three numbers and the time as steps from the
 //! record before; any other JSON object is written as one, and what is not JSON stands as its bytes.
@@ -18,8 +18,16 @@ use serde_json::{Map, Number, Value as Json};
 
 /// Version of the layout, the first element of the batch.
 const VERSION: u64 = 1;
-/// The first byte of every batch: an array of six. A JSON batch begins with `{`.
+/// The first byte of a batch: an array of six. A JSON batch begins with `{`.
 pub const FIRST_BYTE: u8 = 0x86;
+/// The first byte of a batch of backlog: an array of seven, the last of them true.
+pub const FIRST_BYTE_HISTORICAL: u8 = 0x87;
+/// Whether bytes begin as a batch in this form does.
+#[must_use]
+pub fn is_batch(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(&(FIRST_BYTE | FIRST_BYTE_HISTORICAL)))
+}
+
 /// Deepest nesting that is read. JSON stops at 128, and an object is two levels here.
 const DEPTH_MAX: usize = 300;
 /// Members of a record that stands as an array.
@@ -38,19 +46,28 @@ pub enum CborError {
 
 /// The batch in CBOR; nothing where the library cannot write it.
 #[must_use]
-pub fn from_records(device: &str, epoch: Epoch, records: &[StoredRecord]) -> Option<Vec<u8>> {
+pub fn from_records(
+    device: &str,
+    epoch: Epoch,
+    records: &[StoredRecord],
+    historical: bool,
+) -> Option<Vec<u8>> {
     let mut writer = Writer::default();
     let records: Vec<Cbor> = records.iter().map(|record| writer.record(record)).collect();
     let texts = |texts: Vec<String>| Cbor::Array(texts.into_iter().map(Cbor::Text).collect());
     let shapes = writer.shapes.in_order().into_iter().map(texts).collect();
-    let batch = Cbor::Array(vec![
+    let mut batch = vec![
         VERSION.into(),
         device.into(),
         epoch.0.into(),
         texts(writer.boots.in_order()),
         Cbor::Array(shapes),
         Cbor::Array(records),
-    ]);
+    ];
+    if historical {
+        batch.push(true.into());
+    }
+    let batch = Cbor::Array(batch);
     let mut bytes = Vec::new();
     ciborium::into_writer(&batch, &mut bytes).ok()?;
     Some(bytes)
@@ -180,10 +197,15 @@ impl Writer {
 pub fn to_json(bytes: &[u8]) -> Result<Json, CborError> {
     let batch: Cbor = ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX)
         .map_err(|error| CborError::Syntax(error.to_string()))?;
-    let Some([version, device, epoch, boots, shapes, records]) =
+    let Some([version, device, epoch, boots, shapes, records, more @ ..]) =
         batch.as_array().map(Vec::as_slice)
     else {
         return Err(CborError::Shape("expected an array of six"));
+    };
+    let historical = match more {
+        [] => false,
+        [Cbor::Bool(true)] => true,
+        _ => return Err(CborError::Shape("a seventh element other than true")),
     };
     if whole(version) != Some(i128::from(VERSION)) {
         return Err(CborError::Shape("a version that is not known"));
@@ -208,7 +230,11 @@ pub fn to_json(bytes: &[u8]) -> Result<Json, CborError> {
         .map(|record| reader.record(record))
         .collect::<Option<Vec<_>>>()
         .ok_or(CborError::Shape("a record that cannot be read"))?;
-    Ok(serde_json::json!({"device": device, "epoch": epoch, "records": records}))
+    let mut batch = serde_json::json!({"device": device, "epoch": epoch, "records": records});
+    if historical {
+        batch["historical"] = true.into();
+    }
+    Ok(batch)
 }
 
 fn whole(value: &Cbor) -> Option<i128> {

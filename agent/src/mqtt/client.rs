@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Options, batch,
+    BrokerUrl, Command, Options, batch,
     fault::fault,
     protocol::{self, Client, Connection, Heard, Limits, Outgoing, Queued},
     setup,
@@ -34,9 +34,39 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const OUTLET_RETRY: Duration = Duration::from_millis(2);
 /// MQTT 5 reason "packet too large".
 const REASON_PACKET_TOO_LARGE: u8 = 0x95;
+/// The cause for which a connection ends with a farewell.
+const FAILBACK: &str = "failback";
+
+/// Why the farewell is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// The agent ends.
+    Stopped,
+    /// It goes to another broker.
+    Moved,
+}
+
+impl Leaving {
+    const fn status(self) -> &'static str {
+        match self {
+            Self::Stopped => r#"{"state":"offline","reason":"stopped"}"#,
+            Self::Moved => r#"{"state":"offline","reason":"moved"}"#,
+        }
+    }
+
+    fn ended(self) -> Ended {
+        match self {
+            Self::Stopped => Ended::Stopped,
+            Self::Moved => Ended::Fault(fault("requested", FAILBACK)),
+        }
+    }
+}
+
 /// The thread's whole state.
 pub(super) struct Link {
+    /// The broker that is dialled is `options.url`; all of them are in `brokers`.
     options: Options,
+    brokers: Vec<BrokerUrl>,
     commands: mpsc::Receiver<Command>,
     outlet: Outlet,
     /// The retained status that every connection begins with.
@@ -47,8 +77,8 @@ pub(super) struct Link {
 enum Ended {
     /// It failed or was asked to end.
     Fault(LinkFault),
-    /// A new one was asked for.
-    Replaced,
+    /// A new one was asked for, to this broker.
+    Replaced(usize),
     /// The thread is to end.
     Stopped,
 }
@@ -67,6 +97,9 @@ impl Link {
         });
         Self {
             online: online.to_string(),
+            brokers: std::iter::once(options.url.clone())
+                .chain(options.fallback_urls.iter().cloned())
+                .collect(),
             options,
             commands,
             outlet: Outlet::new(events),
@@ -82,7 +115,7 @@ impl Link {
                         self.outlet.push(Event::LinkDown { fault });
                         break;
                     }
-                    Ended::Replaced => {}
+                    Ended::Replaced(broker) => self.choose(broker),
                     Ended::Stopped => {
                         self.outlet.retry();
                         return;
@@ -99,12 +132,22 @@ impl Link {
         self.outlet.push(Event::LinkDown { fault });
     }
 
+    /// The next connection goes to this broker; one that is not there is the preferred one.
+    fn choose(&mut self, broker: usize) {
+        if let Some(url) = self.brokers.get(broker).or_else(|| self.brokers.first()) {
+            self.options.url = url.clone();
+        }
+    }
+
     /// Waits without a connection; false when the thread is to end.
     async fn asked_to_connect(&mut self) -> bool {
         loop {
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Connect) => return true,
+                    Some(Command::Connect { broker }) => {
+                        self.choose(broker);
+                        return true;
+                    }
                     Some(Command::Stop) | None => return false,
                     Some(Command::Status(json)) => self.online = json,
                     // The connection that these are for has been reported as down.
@@ -132,7 +175,7 @@ impl Link {
         let mut session = Session::new(&self.options, client, &mut self.online);
         loop {
             let ended = tokio::select! {
-                command = commands.recv(), if !session.stopping => session.command(command, outlet),
+                command = commands.recv(), if session.leaving.is_none() => session.command(command, outlet),
                 Some(heard) = heard.recv(), if outlet.is_empty() => session.heard(heard, outlet),
                 fault = &mut driven => {
                     let mut ended = None;
@@ -167,7 +210,8 @@ struct Session<'a> {
     retain: bool,
     silence_max: Duration,
     deadline: Instant,
-    stopping: bool,
+    /// The farewell was said.
+    leaving: Option<Leaving>,
 }
 
 impl<'a> Session<'a> {
@@ -181,20 +225,20 @@ impl<'a> Session<'a> {
             retain: true,
             silence_max: silence_max(options.keep_alive_s),
             deadline: Instant::now() + Duration::from_millis(options.connect_timeout_ms),
-            stopping: false,
+            leaving: None,
         }
     }
 
     /// The connection shows life: the watchdog starts anew, unless it bounds the connecting or the farewell.
     fn progress(&mut self) {
-        if self.packet_bytes_max.is_some() && !self.stopping {
+        if self.packet_bytes_max.is_some() && self.leaving.is_none() {
             self.deadline = Instant::now() + self.silence_max;
         }
     }
 
     fn expired(&self) -> Ended {
-        if self.stopping {
-            return Ended::Stopped;
+        if let Some(leaving) = self.leaving {
+            return leaving.ended();
         }
         let detail = if self.packet_bytes_max.is_some() {
             "the broker has been silent for 1.5 keep-alives"
@@ -205,17 +249,19 @@ impl<'a> Session<'a> {
     }
 
     fn broken(&self, fault: LinkFault) -> Ended {
-        if self.stopping {
-            return Ended::Stopped;
-        }
-        Ended::Fault(fault)
+        self.leaving.map_or(Ended::Fault(fault), Leaving::ended)
     }
 
     fn command(&mut self, command: Option<Command>, outlet: &mut Outlet) -> Option<Ended> {
         match command {
-            Some(Command::Connect) => Some(Ended::Replaced),
+            Some(Command::Connect { broker }) => Some(Ended::Replaced(broker)),
+            Some(Command::Disconnect { cause: FAILBACK }) => self.farewell(Leaving::Moved),
             Some(Command::Disconnect { cause }) => Some(Ended::Fault(fault("requested", cause))),
-            Some(Command::Publish { batch, records }) => self.publish(batch, &records, outlet),
+            Some(Command::Publish {
+                batch,
+                records,
+                historical,
+            }) => self.publish(batch, &records, historical, outlet),
             Some(Command::Status(json)) => {
                 if self.packet_bytes_max.is_some() {
                     self.status(&json, Message::Status);
@@ -223,20 +269,17 @@ impl<'a> Session<'a> {
                 *self.online = json;
                 None
             }
-            Some(Command::Stop) | None => self.farewell(),
+            Some(Command::Stop) | None => self.farewell(Leaving::Stopped),
         }
     }
 
-    fn farewell(&mut self) -> Option<Ended> {
+    fn farewell(&mut self, leaving: Leaving) -> Option<Ended> {
         if self.packet_bytes_max.is_none() {
-            return Some(Ended::Stopped);
+            return Some(leaving.ended());
         }
-        self.stopping = true;
+        self.leaving = Some(leaving);
         self.deadline = Instant::now() + FAREWELL;
-        self.status(
-            r#"{"state":"offline","reason":"stopped"}"#,
-            Message::Farewell,
-        );
+        self.status(leaving.status(), Message::Farewell);
         None
     }
 
@@ -252,7 +295,7 @@ impl<'a> Session<'a> {
             retain: self.retain,
             about: None,
         };
-        if self.client.publish(status, packet_bytes_max) == Queued::Taken {
+        if let Queued::Taken(_) = self.client.publish(status, packet_bytes_max) {
             self.inflight.queued(message);
         }
     }
@@ -261,6 +304,7 @@ impl<'a> Session<'a> {
         &mut self,
         batch: BatchId,
         records: &[StoredRecord],
+        historical: bool,
         outlet: &mut Outlet,
     ) -> Option<Ended> {
         // Before CONNACK there is no connection that the message could be meant for.
@@ -270,8 +314,11 @@ impl<'a> Session<'a> {
             &options.device,
             options.epoch,
             records,
-            options.encoding,
-            options.compression,
+            batch::Form {
+                encoding: options.encoding,
+                compression: options.compression,
+                historical,
+            },
         );
         let message = Outgoing {
             topic: setup::data_topic(options),
@@ -280,8 +327,9 @@ impl<'a> Session<'a> {
             about: Some((message.content_type, message.user_properties)),
         };
         match self.client.publish(message, packet_bytes_max) {
-            Queued::Taken => {
+            Queued::Taken(bytes) => {
                 self.inflight.queued(Message::Batch(batch));
+                outlet.push(Event::Sent { batch, bytes });
                 None
             }
             Queued::TooLarge => {
@@ -361,7 +409,10 @@ impl<'a> Session<'a> {
                 None
             }
             Ok(Message::Status) => None,
-            Ok(Message::Farewell) => (!self.client.disconnect()).then_some(Ended::Stopped),
+            Ok(Message::Farewell) => {
+                let leaving = self.leaving.unwrap_or(Leaving::Stopped);
+                (!self.client.disconnect()).then(|| leaving.ended())
+            }
             Err(error) => Some(Ended::Fault(fault("protocol", &error.to_string()))),
         }
     }

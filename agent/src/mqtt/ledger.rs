@@ -153,7 +153,7 @@ impl Ledger {
     /// entered; otherwise nothing is.
     pub fn enter(&mut self, payload: &[u8]) -> Result<Entered, LedgerError> {
         let plain = unpack(payload)?;
-        let batch: Value = if plain.first() == Some(&cbor::FIRST_BYTE) {
+        let batch: Value = if cbor::is_batch(&plain) {
             cbor::to_json(&plain)?
         } else {
             serde_json::from_slice(&plain).map_err(LedgerError::Json)?
@@ -280,11 +280,18 @@ mod tests {
     #[test]
     fn a_record_is_the_same_in_either_form() {
         let records = cbor::tests::votes(20);
+        let form = |encoding| {
+            move |compression| batch::Form {
+                encoding,
+                compression,
+                historical: encoding == Encoding::Cbor,
+            }
+        };
         let json = |compression| {
-            batch::encode("a", Epoch(1), &records, Encoding::Json, compression).payload
+            batch::encode("a", Epoch(1), &records, form(Encoding::Json)(compression)).payload
         };
         let cbor = |compression| {
-            batch::encode("a", Epoch(1), &records, Encoding::Cbor, compression).payload
+            batch::encode("a", Epoch(1), &records, form(Encoding::Cbor)(compression)).payload
         };
         let mut ledger = Ledger::default();
         let new = ledger.enter(&json(Compression::None)).unwrap();

@@ -22,6 +22,7 @@ mod setup;
 pub mod subscriber;
 mod version311;
 mod version5;
+pub mod watermark;
 #[cfg(all(test, feature = "demo"))]
 mod wire;
 
@@ -58,6 +59,8 @@ pub struct Options {
     pub device: String,
     /// Where the broker is.
     pub url: BrokerUrl,
+    /// Other brokers, in order of preference; everything else holds for them too.
+    pub fallback_urls: Vec<BrokerUrl>,
     /// The base of every topic, with `{device}` already replaced and without a slash at its end.
     pub topic: String,
     /// Client identifier, unique at the broker.
@@ -141,15 +144,22 @@ pub enum Compression {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Make a new connection; answered by [`Event::LinkUp`] or [`Event::LinkDown`]. Replaces a connection that exists.
-    Connect,
-    /// Send one message; answered by [`Event::Acked`] unless the connection ends first. Dropped without a connection.
+    Connect {
+        /// 0 for [`Options::url`], else one of [`Options::fallback_urls`], from 1.
+        broker: usize,
+    },
+    /// Send one message; answered by [`Event::Sent`] and [`Event::Acked`] unless the connection ends first. Dropped
+    /// without a connection.
     Publish {
         /// Names the message within this connection.
         batch: BatchId,
         /// The records, in order.
         records: Vec<StoredRecord>,
+        /// They are backlog or sent again.
+        historical: bool,
     },
-    /// End the connection at once; answered by [`Event::LinkDown`] with cause `requested`. Nothing without one.
+    /// End the connection; answered by [`Event::LinkDown`] with cause `requested`. At once, so that the broker publishes
+    /// the will, but for the cause `failback`: then with a farewell. Nothing without a connection.
     Disconnect {
         /// Why, in one kebab-case word.
         cause: &'static str,

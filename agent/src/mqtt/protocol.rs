@@ -29,8 +29,8 @@ pub(super) struct Outgoing {
 /// What became of a message that the client was to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queued {
-    /// The client will send it.
-    Taken,
+    /// The client will send it, as a packet of so many bytes.
+    Taken(u64),
     /// Its packet would be larger than allowed; nothing was queued.
     TooLarge,
     /// The queue is full or the topic is none.

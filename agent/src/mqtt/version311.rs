@@ -104,12 +104,13 @@ impl Client for AsyncClient {
         } = message;
         let mut packet = Publish::new(topic.clone(), QoS::AtLeastOnce, payload);
         packet.pkid = 1;
-        if u32::try_from(packet.size()).map_or(true, |bytes| bytes > packet_bytes_max) {
+        let bytes = u64::try_from(packet.size()).unwrap_or(u64::MAX);
+        if bytes > u64::from(packet_bytes_max) {
             return Queued::TooLarge;
         }
         let options = PublishOptions::at_least_once().retain(retain);
         match self.try_publish(topic, packet.payload, options) {
-            Ok(()) => Queued::Taken,
+            Ok(()) => Queued::Taken(bytes),
             Err(_) => Queued::Refused,
         }
     }

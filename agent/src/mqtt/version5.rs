@@ -141,7 +141,8 @@ impl Client for AsyncClient {
         let mut packet = Publish::new(topic.clone(), quality, payload, properties.clone());
         // Any identifier: the size counts it only when it is there.
         packet.pkid = 1;
-        if u32::try_from(packet.size()).map_or(true, |bytes| bytes > packet_bytes_max) {
+        let bytes = u64::try_from(packet.size()).unwrap_or(u64::MAX);
+        if bytes > u64::from(packet_bytes_max) {
             return Queued::TooLarge;
         }
         let mut options = PublishOptions::at_least_once().retain(retain);
@@ -149,7 +150,7 @@ impl Client for AsyncClient {
             options = options.properties(properties);
         }
         match self.try_publish(topic, packet.payload, options) {
-            Ok(()) => Queued::Taken,
+            Ok(()) => Queued::Taken(bytes),
             Err(_) => Queued::Refused,
         }
     }

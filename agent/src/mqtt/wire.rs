@@ -25,6 +25,7 @@ pub(super) fn options(address: SocketAddr) -> Options {
             host: address.ip().to_string(),
             port: address.port(),
         },
+        fallback_urls: Vec::new(),
         topic: "plant/press-07".to_owned(),
         client_id: "press-07".to_owned(),
         username: None,

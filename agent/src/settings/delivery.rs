@@ -4,10 +4,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use quorate_core::config::{LinkConfig, OutboxConfig};
 use toml::Spanned;
 
-use super::{Http, Mqtt, Outbox, SettingsError, convert::Places, file, values};
+use super::{Http, Mqtt, Outbox, SettingsError, convert::Places, file, sending, values};
 use crate::{mqtt, store::OnFull};
 
 /// Where the endpoint listens unless it is told otherwise.
@@ -93,13 +92,8 @@ pub(super) fn mqtt(
     device: &str,
     mqtt: file::Mqtt,
 ) -> Result<Mqtt, SettingsError> {
-    let url = mqtt::parse_url(mqtt.url.get_ref())
-        .map_err(|message| places.wrong(&mqtt.url, "mqtt.url", message))?;
-    if !url.tls && !url.is_loopback() && !mqtt.allow_plaintext {
-        let message =
-            "mqtt:// sends everything in the clear; expected mqtts://, or allow_plaintext = true";
-        return Err(places.wrong(&mqtt.url, "mqtt.url", message));
-    }
+    let url = sending::broker(places, &mqtt, &mqtt.url, "mqtt.url")?;
+    let fallback_urls = sending::fallbacks(places, &mqtt)?;
     let topic = mqtt
         .topic
         .as_ref()
@@ -120,12 +114,14 @@ pub(super) fn mqtt(
     let encoding = encoding(places, &mqtt)?;
     let compress = compress(places, &mqtt)?;
     check_the_rest(places, &mqtt)?;
-    let (outbox, link) = (outbox_config(&mqtt), link_config(&mqtt));
+    let outbox = sending::outbox(places, &mqtt)?;
+    let link = sending::link(&mqtt);
     Ok(Mqtt {
         client_id: mqtt
             .client_id
             .unwrap_or_else(|| format!("quorate-{device}")),
         url,
+        fallback_urls,
         topic,
         username: mqtt.username,
         password_file: mqtt.password_file.map(PathBuf::from),
@@ -203,33 +199,6 @@ fn check_the_rest(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<(), Settings
         return Err(places.wrong(keep_alive, "mqtt.keep_alive_s", "expected 5 to 65535"));
     }
     Ok(())
-}
-
-fn outbox_config(mqtt: &file::Mqtt) -> OutboxConfig {
-    let default = OutboxConfig::default();
-    OutboxConfig {
-        batch_records_max: mqtt.batch_records_max.unwrap_or(default.batch_records_max),
-        batch_bytes_max: mqtt.batch_bytes_max.unwrap_or(default.batch_bytes_max),
-        inflight_batches_max: mqtt
-            .inflight_batches_max
-            .unwrap_or(default.inflight_batches_max),
-        ack_timeout_ms: mqtt.ack_timeout_ms.unwrap_or(default.ack_timeout_ms),
-        linger_ms: mqtt.linger_ms.unwrap_or(default.linger_ms),
-    }
-}
-
-fn link_config(mqtt: &file::Mqtt) -> LinkConfig {
-    let default = LinkConfig::default();
-    LinkConfig {
-        first_retry_ms_max: mqtt
-            .first_retry_ms_max
-            .unwrap_or(default.first_retry_ms_max),
-        backoff_ms_min: mqtt.backoff_ms_min.unwrap_or(default.backoff_ms_min),
-        backoff_ms_max: mqtt.backoff_ms_max.unwrap_or(default.backoff_ms_max),
-        connect_timeout_ms: mqtt
-            .connect_timeout_ms
-            .unwrap_or(default.connect_timeout_ms),
-    }
 }
 
 pub(super) const fn log_level(level: file::LogLevel) -> tracing::Level {

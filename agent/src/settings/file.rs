@@ -420,6 +420,16 @@ pub(super) struct Mqtt {
     pub(super) backoff_ms_min: Option<u64>,
     pub(super) backoff_ms_max: Option<u64>,
     pub(super) connect_timeout_ms: Option<u64>,
+    pub(super) confirm: Option<Spanned<String>>,
+    pub(super) watermark_timeout_ms: Option<u64>,
+    pub(super) order: Option<Spanned<String>>,
+    pub(super) messages_per_second_max: Option<u32>,
+    pub(super) bytes_per_second_max: Option<Spanned<Number>>,
+    pub(super) bytes_per_day_max: Option<Spanned<Number>>,
+    #[serde(default)]
+    pub(super) fallback_urls: Vec<Spanned<String>>,
+    pub(super) failover_attempts: Option<u32>,
+    pub(super) failback_ms: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

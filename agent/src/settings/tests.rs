@@ -1,7 +1,10 @@
 //! The settings, good and bad, word for word.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use quorate_core::vote::Kind;
+use quorate_core::{
+    config::{ConfirmBy, Order},
+    vote::Kind,
+};
 
 use super::{InputFacts, ModelFacts, Settings, Source};
 
@@ -365,6 +368,57 @@ fn keys_of_sources_and_delivery() {
         &[],
     )
     .unwrap();
+}
+
+#[test]
+fn keys_of_sending() {
+    let key = |to: &str, expected: &str| check("[mqtt]", &format!("[mqtt]\n{to}"), expected);
+    key(
+        "confirm = \"qos2\"",
+        "q.toml:30:11: mqtt.confirm: expected `puback` or `watermark`, found `qos2`",
+    );
+    key(
+        "order = \"newest\"",
+        "q.toml:30:9: mqtt.order: expected `oldest-first` or `live-first`, found `newest`",
+    );
+    key(
+        "fallback_urls = [\"mqtts://a\", \"mqtt://broker.example\"]",
+        "q.toml:30:31: mqtt.fallback_urls[1]: mqtt:// sends everything in the clear; expected mqtts://, or allow_plaintext = true",
+    );
+    key(
+        "bytes_per_second_max = \"5 GiB\"",
+        "q.toml:30:24: mqtt.bytes_per_second_max: expected at most 4294967295 bytes, found 5368709120",
+    );
+    key(
+        "bytes_per_day_max = \"much\"",
+        "q.toml:30:21: mqtt.bytes_per_day_max: expected a number with B, kB, MB, GB, KiB, MiB or GiB, found `much`",
+    );
+    key(
+        "failover_attempts = 0",
+        "q.toml:30:21: mqtt.failover_attempts: expected at least 1",
+    );
+    key(
+        "failback_ms = 999",
+        "q.toml:30:15: mqtt.failback_ms: expected at least 1000",
+    );
+    key(
+        "watermark_timeout_ms = 10",
+        "q.toml:30:24: mqtt.watermark_timeout_ms: expected at least 1000",
+    );
+    let many = format!("fallback_urls = [{}]", "\"mqtts://a\",".repeat(8));
+    key(
+        &many,
+        "q.toml:30:17: mqtt.fallback_urls: expected at most 7 addresses",
+    );
+    let text = GOOD.replace(
+        "[mqtt]",
+        "[mqtt]\nconfirm = \"watermark\"\norder = \"live-first\"\nfallback_urls = [\"mqtts://b\"]\nbytes_per_day_max = \"10 MB\"",
+    );
+    let mqtt = parse(&text, &[]).unwrap().mqtt.unwrap();
+    assert_eq!(mqtt.outbox.confirm, ConfirmBy::Watermark);
+    assert_eq!(mqtt.outbox.order, Order::LiveFirst);
+    assert_eq!(mqtt.outbox.bytes_per_day_max, 10_000_000);
+    assert_eq!((mqtt.link.brokers, mqtt.fallback_urls[0].port), (2, 8883));
 }
 
 #[test]

@@ -49,6 +49,13 @@ pub enum Command {
         /// Highest sequence number.
         last: Seq,
     },
+    /// Let delivered records that are still kept wait again.
+    Recall {
+        /// Lowest sequence number.
+        first: Seq,
+        /// Highest sequence number.
+        last: Seq,
+    },
     /// Forget the notes of these losses: the receiver knows.
     Settle {
         /// Lowest sequence number.
@@ -144,6 +151,11 @@ impl Keeper {
                     // One that fails is refused by the broker again, and discarded again.
                     self.outbox.discard(first, last);
                     self.tell_gone()?;
+                    self.tell(Event::StoreReport(self.outbox.report()))?;
+                }
+                Ok(Command::Recall { first, last }) => {
+                    let count = self.outbox.recall(first, last);
+                    self.tell(Event::Recalled { first, last, count })?;
                     self.tell(Event::StoreReport(self.outbox.report()))?;
                 }
                 Ok(Command::Settle { first, last }) => self.outbox.acknowledge_loss(first, last),

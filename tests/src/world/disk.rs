@@ -3,7 +3,7 @@
 //! Writes go to a log in order; a sync makes the whole log durable. A power cut keeps any prefix of the log that was not
 //! synced: a commit is there as a whole or not at all, with the sequence number that follows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use quorate_core::{
@@ -15,6 +15,9 @@ use super::sabotage::Sabotage;
 
 /// Records that make room at once.
 const ROOM_RECORDS: usize = 50;
+
+/// Delivered records that are kept for whoever asks for them again.
+const KEPT_RECORDS_MAX: usize = 500;
 
 /// A note of what is gone: its range, how many, why.
 pub(crate) type Note = (Seq, Seq, u64, GoneCause);
@@ -28,6 +31,8 @@ enum Entry {
     /// A deletion that must be known.
     Discard(Note),
     Settle(Seq, Seq, GoneCause),
+    /// Delivered records wait again.
+    Recall(Vec<StoredRecord>),
 }
 
 /// What one commit did.
@@ -51,6 +56,10 @@ pub(crate) struct Disk {
     records_max: usize,
     /// What a read sees.
     live: BTreeMap<Seq, StoredRecord>,
+    /// Wait again and were not read since; a deletion that was asked for before does not mean them.
+    unseen: BTreeSet<Seq>,
+    /// Delivered, and not yet overwritten.
+    kept: BTreeMap<Seq, StoredRecord>,
     seq_next: Seq,
     log: Vec<Entry>,
     waiting: Vec<StoredRecord>,
@@ -73,7 +82,47 @@ impl Disk {
         !std::mem::replace(&mut self.busy, true)
     }
 
+    /// Delivered records that are still there wait again. Returns which.
+    pub(crate) fn recall(&mut self, first: Seq, last: Seq) -> Vec<Seq> {
+        let kept: Vec<_> = self
+            .kept
+            .range(first..=last)
+            .map(|(_, it)| it.clone())
+            .collect();
+        let again = kept
+            .into_iter()
+            .filter(|it| !self.live.contains_key(&it.seq));
+        let again: Vec<StoredRecord> = again.collect();
+        for record in &again {
+            self.live.insert(record.seq, record.clone());
+            self.unseen.insert(record.seq);
+        }
+        self.log.push(Entry::Recall(again.clone()));
+        again.iter().map(|record| record.seq).collect()
+    }
+
     pub(crate) fn delete(&mut self, first: Seq, last: Seq) {
+        // A range with holes is as many ranges.
+        let unseen: Vec<Seq> = self.unseen.range(first..=last).copied().collect();
+        let mut from = first;
+        for seq in unseen {
+            if from < seq {
+                self.delete_seen(from, Seq(seq.0 - 1));
+            }
+            from = seq.next();
+        }
+        if from <= last {
+            self.delete_seen(from, last);
+        }
+    }
+
+    fn delete_seen(&mut self, first: Seq, last: Seq) {
+        for (seq, record) in self.live.range(first..=last) {
+            self.kept.insert(*seq, record.clone());
+        }
+        while self.kept.len() > KEPT_RECORDS_MAX {
+            self.kept.pop_first();
+        }
         remove(&mut self.live, first, last);
         self.log.push(Entry::Delete(first, last));
     }
@@ -192,6 +241,10 @@ impl Disk {
                 remove(&mut self.durable, note.0, note.1);
                 self.notes.push(note);
             }
+            Entry::Recall(records) => {
+                let again = records.into_iter().map(|record| (record.seq, record));
+                self.durable.extend(again);
+            }
             Entry::Settle(first, last, cause) => self
                 .notes
                 .retain(|note| note.3 != cause || note.0 < first || note.1 > last),
@@ -214,6 +267,7 @@ impl Disk {
         self.committing.clear();
         self.busy = false;
         self.live = self.durable.clone();
+        self.unseen.clear();
         found
     }
 
@@ -231,7 +285,7 @@ impl Disk {
     }
 
     pub(crate) fn load(
-        &self,
+        &mut self,
         after: Seq,
         through: Seq,
         records_max: u32,
@@ -255,6 +309,9 @@ impl Disk {
             }
             found.push(record.clone());
         }
+        for record in &found {
+            self.unseen.remove(&record.seq);
+        }
         found
     }
 
@@ -265,6 +322,10 @@ impl Disk {
 
     pub(crate) fn oldest(&self) -> Option<Seq> {
         self.live.first_key_value().map(|(seq, _)| *seq)
+    }
+
+    pub(crate) fn is_live(&self, seq: Seq) -> bool {
+        self.live.contains_key(&seq)
     }
 
     pub(crate) fn pending(&self) -> u64 {

@@ -114,6 +114,18 @@ pub(crate) struct Mix {
     pub(crate) refused: u32,
     pub(crate) unheard: Option<Window>,
     pub(crate) poison_every: u64,
+    /// The broker takes nothing from this topic.
+    pub(crate) forbidden: Option<Window>,
+    /// The broker refuses every so-manieth record, until it is healed.
+    pub(crate) forbidden_every: u64,
+    /// The preferred one of two brokers is not there.
+    pub(crate) preferred_away: Option<Window>,
+    /// The broker acknowledges a message and loses it, where the receiver confirms.
+    pub(crate) broker_loses: u32,
+    /// Watermarks that are not true, where the receiver confirms.
+    pub(crate) watermark_wrong: u32,
+    /// Somebody asks for records again, per minute.
+    pub(crate) recalls: u32,
     pub(crate) inference_fails: u32,
     pub(crate) inference_hangs: u32,
     pub(crate) wall_steps: u32,
@@ -158,6 +170,12 @@ impl Mix {
             refused: one_of(random, &[0, 0, 20, 100]),
             unheard: window(random, 300, 1_200_000, 300_000),
             poison_every: u64::from(one_of(random, &[0, 0, 0, 400, 2_000])),
+            forbidden: window(random, 200, 1_200_000, 300_000),
+            forbidden_every: u64::from(one_of(random, &[0, 0, 0, 500])),
+            preferred_away: window(random, 300, 600_000, 300_000),
+            broker_loses: one_of(random, &[0, 10, 100]),
+            watermark_wrong: one_of(random, &[0, 100]),
+            recalls: one_of(random, &[0, 0, 100]),
             inference_fails: one_of(random, &[0, 10, 300]),
             inference_hangs: one_of(random, &[0, 0, 2]),
             wall_steps: one_of(random, &[0, 50, 300]),
@@ -203,6 +221,12 @@ impl Mix {
             refused: 0,
             unheard: None,
             poison_every: self.poison_every,
+            forbidden: None,
+            forbidden_every: 0,
+            preferred_away: None,
+            broker_loses: 0,
+            watermark_wrong: 0,
+            recalls: 0,
             inference_fails: 0,
             inference_hangs: 0,
             wall_steps: 0,

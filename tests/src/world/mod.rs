@@ -8,6 +8,7 @@ mod faults;
 mod network;
 mod perform;
 mod plant;
+mod receiver;
 mod sabotage;
 mod trace;
 mod watch;
@@ -34,6 +35,7 @@ use self::{
     disk::Disk,
     faults::{Mix, chance},
     network::Network,
+    receiver::Sending,
     trace::Trace,
     watch::{Period, Watch},
 };
@@ -161,6 +163,7 @@ enum Pending {
         batch: BatchId,
         outcome: AckOutcome,
     },
+    Receiver,
     Restart,
 }
 
@@ -208,6 +211,9 @@ struct World {
     ticks_at_once: u32,
     disk: Disk,
     network: Network,
+    sending: Sending,
+    /// The preferred one of two brokers never is there.
+    preferred_dead: bool,
     watch: Watch,
     period: Period,
     lives: Vec<Life>,
@@ -255,18 +261,21 @@ impl World {
         let mut random = Rng::with_seed(options.seed);
         let quantities = random.usize(2..=3);
         let mut mix = Mix::draw(&mut random, quantities);
-        if options.sabotage == Sabotage::SilentDiscard {
-            mix.poison_every = 400;
-        }
-        if options.sabotage == Sabotage::ForgetsNotes {
-            mix.records_max = 200;
-        }
+        let (mut outbox, mut link) = plant::sending(&mut random);
+        let mut preferred_dead = link.brokers > 1 && random.u8(0..4) == 0;
+        options
+            .sabotage
+            .prepare(&mut mix, &mut outbox, &mut link, &mut preferred_dead);
+        let sending = Sending::new(outbox.clone());
+        options.sabotage.misconfigure(&mut outbox, &mut link);
         Self {
+            sending,
+            preferred_dead,
             single: mix.bad_sensors.iter().map(|bad| bad.len() <= 1).collect(),
             disk: Disk::new(mix.records_max),
             mix,
             random,
-            config: plant::config(quantities),
+            config: plant::config(quantities, (outbox, link)),
             now_ms: START_MS,
             order: 0,
             heap: BinaryHeap::new(),
@@ -298,6 +307,7 @@ impl World {
         self.trace
             .say(self.now_ms, || format!("fault mix: {:?}", self.mix));
         self.later(0, Pending::Restart);
+        self.later(0, Pending::Receiver);
         let chaos_end_ms = START_MS + self.options.chaos_ms;
         while self.next_ms() < chaos_end_ms {
             self.step()?;
@@ -382,6 +392,7 @@ impl World {
                     Ok(())
                 }
             }
+            Pending::Receiver => self.receiver_acts(),
             Pending::Restart => self.restart(),
             // What belonged to an earlier boot is gone with it.
             Pending::Tell { .. }
@@ -405,6 +416,7 @@ impl World {
         let stall_ms = self.config.vitals.stall_ms;
         self.watch.note_debt(self.now_ms, stall_ms);
         self.watch.heard(&event);
+        self.heard(&event);
         self.trace.event(self.now_ms, &event);
         self.outcome.events += 1;
         let mut actions = std::mem::take(&mut self.actions);
@@ -418,6 +430,7 @@ impl World {
         }
         self.sabotage(&mut actions);
         self.observe(&actions)?;
+        self.note_live(&actions);
         let any = !actions.is_empty();
         for action in actions.drain(..) {
             if self.power_fails(&action) {
@@ -427,7 +440,7 @@ impl World {
             self.perform(action)?;
         }
         self.actions = actions;
-        if any && self.power_fails(&Action::Connect) {
+        if any && self.power_fails(&Action::StrokeWatchdog) {
             return self.power_cut();
         }
         self.watch.note_debt(self.now_ms, stall_ms);
@@ -481,6 +494,7 @@ impl World {
         }
         self.network.drop_connection();
         let found = self.disk.power_cut(&mut self.random);
+        self.device_restarted();
         self.make_durable(&found);
         // Its pending events stay in the heap and find that their boot is over.
         self.boot += 1;
@@ -558,6 +572,9 @@ impl World {
         let oldest_ms = oldest.map(|seq| self.life(seq).durable_ms);
         // First what was lost: a backlog that is stuck is the milder finding of the two.
         checkers::every_record_arrives(&self.lives, self.now_ms)?;
+        checkers::recalled_arrives(&self.lives, self.now_ms)?;
+        let elsewhere = self.brokers() > 1 && !self.preferred_dead && self.network.broker > 0;
+        checkers::preferred_again(elsewhere)?;
         checkers::backlog_drains(oldest_ms, self.now_ms, self.inflight())?;
         self.agent
             .as_ref()

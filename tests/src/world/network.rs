@@ -10,11 +10,17 @@ use quorate_core::{
     units::{BatchId, Seq},
 };
 
-use super::{Pending, World, faults::chance, sabotage::Sabotage};
+use super::{
+    Pending, World,
+    faults::{Window, chance},
+    sabotage::Sabotage,
+};
 use crate::checkers::{self, Check, Checker, Life, ensure};
 
 /// MQTT 5 reason: quota exceeded.
 const REASON_QUOTA: u8 = 0x97;
+/// MQTT 5 reason: not authorised.
+const REASON_NOT_AUTHORISED: u8 = 0x87;
 /// MQTT 5 reasons that blame the message itself: packet too large, payload format invalid.
 const REASONS_OF_PAYLOAD: [u8; 2] = [0x95, 0x99];
 /// What a message has around its records, as the core reckons it, in bytes.
@@ -29,6 +35,8 @@ pub(crate) struct Network {
     pub(crate) up: bool,
     packet_bytes_max: usize,
     pub(crate) inflight_max: u16,
+    /// Which broker it is.
+    pub(crate) broker: usize,
 }
 
 impl Network {
@@ -50,12 +58,17 @@ fn lost(cause: &'static str) -> Event {
 
 impl World {
     fn offline(&self) -> bool {
-        self.mix
-            .outage
-            .is_some_and(|outage| outage.is_open(self.now_ms))
+        let open = |window: Option<Window>| window.is_some_and(|it| it.is_open(self.now_ms));
+        let away = self.preferred_dead || open(self.mix.preferred_away);
+        open(self.mix.outage) || (self.network.broker == 0 && self.brokers() > 1 && away)
     }
 
-    pub(crate) fn connect(&mut self) {
+    pub(crate) fn connect(&mut self, broker: usize) {
+        self.network.broker = if self.options.sabotage == Sabotage::DialsTheFirst {
+            0
+        } else {
+            broker
+        };
         self.network.drop_connection();
         self.network.open = true;
         let connection = self.network.connection;
@@ -91,6 +104,7 @@ impl World {
         } else {
             inflight_max
         };
+        self.link_came_up();
         self.deliver(Event::LinkUp {
             packet_bytes_max,
             inflight_max: told,
@@ -136,6 +150,10 @@ impl World {
                     records,
                 },
             );
+            let bytes = u64::try_from(bytes + 300).unwrap_or(u64::MAX);
+            let told_ms = self.random.u64(0..=3);
+            self.check_rate(bytes)?;
+            self.tell_later(told_ms, Event::Sent { batch, bytes });
         }
         Ok(())
     }
@@ -158,15 +176,19 @@ impl World {
         for record in records {
             let life = self.life(record.seq);
             checkers::one_name_one_payload(record.seq, life, &record.payload)?;
+            checkers::nothing_from_1970(record.seq, &record.payload)?;
             life.seen.get_or_insert_with(|| Arc::clone(&record.payload));
         }
         let outcome = self.judge(records);
         self.trace
             .say(self.now_ms, || format!("  broker: {batch:?} {outcome:?}"));
         match outcome {
-            AckOutcome::Taken => self.take(records),
+            AckOutcome::Taken => self.take(records)?,
             AckOutcome::Refused { reason } if records.len() == 1 => {
                 self.life(records[0].seq).refused |= REASONS_OF_PAYLOAD.contains(&reason);
+                if reason == REASON_NOT_AUTHORISED {
+                    self.refused_alone(records[0].seq)?;
+                }
             }
             AckOutcome::Refused { .. } | AckOutcome::NoSubscribers => {}
         }
@@ -181,6 +203,13 @@ impl World {
         };
         if records.iter().any(poisoned) {
             let reason = REASONS_OF_PAYLOAD[self.random.usize(0..2)];
+            return AckOutcome::Refused { reason };
+        }
+        let forbidden = self.mix.forbidden_every;
+        let stands_out = |record: &StoredRecord| forbidden > 0 && record.seq.0 % forbidden == 9;
+        let closed = self.mix.forbidden.is_some_and(|it| it.is_open(self.now_ms));
+        if closed || records.iter().any(stands_out) {
+            let reason = REASON_NOT_AUTHORISED;
             return AckOutcome::Refused { reason };
         }
         if self
@@ -198,21 +227,20 @@ impl World {
         AckOutcome::Taken
     }
 
-    fn take(&mut self, records: &[StoredRecord]) {
+    fn take(&mut self, records: &[StoredRecord]) -> Check {
         for record in records {
             let life = self.life(record.seq);
             life.taken += 1;
             if life.taken > 1 {
                 self.outcome.repeats += 1;
-            } else if has(&record.payload, b"\"records-gone\"") {
-                self.read_gone(&record.payload);
             }
             self.outcome.taken += 1;
         }
+        self.pass_on(records)
     }
 
     /// What a subscriber learns from an event that names records as gone.
-    fn read_gone(&mut self, payload: &[u8]) {
+    pub(crate) fn read_gone(&mut self, payload: &[u8]) {
         let Ok(record) = serde_json::from_slice::<serde_json::Value>(payload) else {
             return;
         };
@@ -262,6 +290,6 @@ impl World {
     }
 }
 
-fn has(payload: &[u8], what: &[u8]) -> bool {
+pub(crate) fn has(payload: &[u8], what: &[u8]) -> bool {
     payload.windows(what.len()).any(|window| window == what)
 }

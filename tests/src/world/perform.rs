@@ -10,7 +10,7 @@ use quorate_core::{
     units::{BatchId, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
 
-use super::{Pending, World, disk::Note, faults::chance, plant, sabotage::Sabotage};
+use super::{Pending, World, disk::Note, faults::chance, plant, receiver, sabotage::Sabotage};
 use crate::checkers::{self, Check};
 
 /// 2026-11-24T00:00:00Z.
@@ -47,7 +47,12 @@ impl World {
                 };
                 self.tell_later(delay_ms, event);
             }
-            Action::Publish { batch, records } => {
+            Action::Publish {
+                batch,
+                records,
+                historical,
+            } => {
+                self.check_sending(&records, historical)?;
                 if self.options.sabotage == Sabotage::ForgetBeforeAck {
                     for record in &records {
                         self.forget(record.seq, record.seq)?;
@@ -75,7 +80,8 @@ impl World {
                     self.checkpoint = Some(checkpoint);
                 }
             }
-            Action::Connect => self.connect(),
+            Action::Connect { broker } => self.connect(broker),
+            Action::Recall { .. } => {}
             Action::Disconnect { .. } => self.disconnect(),
             Action::StrokeWatchdog => {
                 self.watch
@@ -104,7 +110,10 @@ impl World {
     fn forget(&mut self, first: quorate_core::units::Seq, last: quorate_core::units::Seq) -> Check {
         let forgotten: Vec<_> = self.disk.live(first, last).collect();
         for seq in forgotten {
-            checkers::taken_before_forget(seq, self.life(seq))?;
+            let confirms = self.confirms();
+            let life = self.life(seq);
+            checkers::taken_before_forget(seq, life)?;
+            checkers::confirmed_before_forget(seq, life, confirms)?;
         }
         if self.options.sabotage != Sabotage::KeepsDelivered {
             self.disk.delete(first, last);
@@ -179,7 +188,10 @@ impl World {
     }
 
     fn store(&mut self, record: &Arc<Record>) -> Check {
-        let stored = record::encode(&self.config, record);
+        let mut stored = record::encode(&self.config, record);
+        if self.options.sabotage == Sabotage::BelievesTheClock {
+            stored.payload = receiver::dated_1970(&stored.payload);
+        }
         self.trace.bytes(&stored.payload);
         if self.options.sabotage == Sabotage::PublishBeforeStore && self.network.up {
             self.publish(BatchId(u64::MAX), vec![stored.clone()])?;
@@ -260,7 +272,9 @@ impl World {
         let up_ms = self.now_ms - self.period.origin_ms;
         let synced = up_ms > self.wall_sync_ms;
         if chance(&mut self.random, self.mix.wall_steps) {
-            self.wall_offset_ms = self.random.i64(-7_200_000..=7_200_000);
+            // Two hours, or years: back before the first release, or into another decade.
+            let most_ms = [7_200_000, 400_000_000_000][self.random.usize(0..2)];
+            self.wall_offset_ms = self.random.i64(-most_ms..=most_ms);
         }
         let base = if synced {
             WALL_UNIX_MS + self.wall_offset_ms

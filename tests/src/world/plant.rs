@@ -3,8 +3,8 @@
 use fastrand::Rng;
 use quorate_core::{
     config::{
-        Config, LinkConfig, ModelConfig, ModelInput, OutboxConfig, QuantityConfig, SensorConfig,
-        VitalsConfig,
+        Config, ConfirmBy, LinkConfig, ModelConfig, ModelInput, Order, OutboxConfig,
+        QuantityConfig, SensorConfig, VitalsConfig,
     },
     event::ProbeFault,
     units::{QuantityId, SensorId},
@@ -20,8 +20,27 @@ const PERIODS_MS: [u64; 3] = [1_000, 5_000, 1_000];
 /// A healthy sensor lies within this of the truth.
 const NOISE: f64 = 0.15;
 
+/// How the device of a seed sends: one draw of everything that the configuration leaves open.
+pub(crate) fn sending(random: &mut Rng) -> (OutboxConfig, LinkConfig) {
+    let outbox = OutboxConfig {
+        confirm: [ConfirmBy::Puback, ConfirmBy::Puback, ConfirmBy::Watermark][random.usize(0..3)],
+        watermark_timeout_ms: 30_000,
+        order: [Order::OldestFirst, Order::LiveFirst][random.usize(0..2)],
+        messages_per_second_max: [0, 0, 2][random.usize(0..3)],
+        bytes_per_second_max: [0, 0, 20_000][random.usize(0..3)],
+        ..OutboxConfig::default()
+    };
+    let link = LinkConfig {
+        backoff_ms_max: 60_000,
+        brokers: random.usize(1..=2),
+        failback_ms: 60_000,
+        ..LinkConfig::default()
+    };
+    (outbox, link)
+}
+
 /// The configuration: two or three quantities of three sensors, one model over the first two.
-pub(crate) fn config(quantities: usize) -> Config {
+pub(crate) fn config(quantities: usize, (outbox, link): (OutboxConfig, LinkConfig)) -> Config {
     let sensor = |index: usize| SensorConfig {
         device: None,
         id: format!("sensor-{index}"),
@@ -68,11 +87,8 @@ pub(crate) fn config(quantities: usize) -> Config {
             outputs: vec!["score".into()],
             threshold: Some(0.9),
         }],
-        outbox: OutboxConfig::default(),
-        link: Some(LinkConfig {
-            backoff_ms_max: 60_000,
-            ..LinkConfig::default()
-        }),
+        outbox,
+        link: Some(link),
         vitals: VitalsConfig::default(),
     }
 }

@@ -1,5 +1,8 @@
 //! Sabotage: one broken world per property, so that every checker is seen to catch what it is for.
 
+use quorate_core::config::{ConfirmBy, LinkConfig, Order, OutboxConfig};
+
+use super::faults::Mix;
 use crate::checkers::Checker;
 
 /// What is broken on purpose.
@@ -37,11 +40,27 @@ pub enum Sabotage {
     Nondeterministic,
     /// The agent is told of a larger Receive Maximum than the broker's.
     FloodsBroker,
+    /// With a receiver that confirms, records go when the broker has them.
+    ForgetsOnPuback,
+    /// A record that the broker refuses for what it may is given up.
+    GivesUpRefused,
+    /// The backlog goes before live records.
+    BacklogFirst,
+    /// Limits of messages are not kept.
+    DeafToRate,
+    /// Records that wait again are not sent.
+    ForgetsRecall,
+    /// The wall clock is believed before it is set.
+    BelievesTheClock,
+    /// Whichever broker is asked for, the first is dialled.
+    DialsTheFirst,
+    /// The preferred broker is not tried again.
+    StaysAway,
 }
 
 impl Sabotage {
     /// Every kind with the checker that must catch it.
-    pub const ALL: [(Self, Checker); 15] = [
+    pub const ALL: [(Self, Checker); 23] = [
         (Self::PublishBeforeStore, Checker::DurableBeforePublish),
         (Self::LyingDisk, Checker::DurableBeforePublish),
         (Self::ForgetBeforeAck, Checker::TakenBeforeForget),
@@ -57,5 +76,66 @@ impl Sabotage {
         (Self::BlindWatchdog, Checker::WatchdogTellsTheTruth),
         (Self::Nondeterministic, Checker::SameSeedSameRun),
         (Self::FloodsBroker, Checker::MemoryBounded),
+        (Self::ForgetsOnPuback, Checker::ConfirmedBeforeForget),
+        (Self::GivesUpRefused, Checker::TakenBeforeForget),
+        (Self::BacklogFirst, Checker::OrderKept),
+        (Self::DeafToRate, Checker::RateKept),
+        (Self::ForgetsRecall, Checker::RecalledArrives),
+        (Self::BelievesTheClock, Checker::NothingFrom1970),
+        (Self::DialsTheFirst, Checker::EveryRecordArrives),
+        (Self::StaysAway, Checker::PreferredAgain),
     ];
+
+    /// Gives the world what the sabotage needs in order to do harm.
+    pub(crate) fn prepare(
+        self,
+        mix: &mut Mix,
+        outbox: &mut OutboxConfig,
+        link: &mut LinkConfig,
+        preferred_dead: &mut bool,
+    ) {
+        match self {
+            Self::SilentDiscard => mix.poison_every = 400,
+            Self::ForgetsNotes => mix.records_max = 200,
+            Self::ForgetsOnPuback => {
+                outbox.confirm = ConfirmBy::Watermark;
+                mix.broker_loses = 100;
+            }
+            Self::GivesUpRefused => mix.forbidden_every = 500,
+            Self::BacklogFirst => {
+                outbox.confirm = ConfirmBy::Puback;
+                outbox.order = Order::LiveFirst;
+                outbox.messages_per_second_max = 2;
+            }
+            Self::DeafToRate => outbox.messages_per_second_max = 1,
+            Self::ForgetsRecall => {
+                outbox.confirm = ConfirmBy::Puback;
+                mix.recalls = 100;
+                // A restart would look for what waits.
+                mix.power_cut_ppm = 0;
+                mix.commit_hangs_ppm = 0;
+            }
+            Self::DialsTheFirst => {
+                link.brokers = 2;
+                *preferred_dead = true;
+            }
+            Self::StaysAway => {
+                link.brokers = 2;
+                *preferred_dead = false;
+                mix.connect_fails = 500;
+                mix.link_life_ms = 5_000;
+            }
+            _ => {}
+        }
+    }
+
+    /// What of it the device is not told as it was promised.
+    pub(crate) fn misconfigure(self, outbox: &mut OutboxConfig, link: &mut LinkConfig) {
+        match self {
+            Self::BacklogFirst => outbox.order = Order::OldestFirst,
+            Self::DeafToRate => outbox.messages_per_second_max = 0,
+            Self::StaysAway => link.failback_ms = u64::MAX / 2,
+            _ => {}
+        }
+    }
 }

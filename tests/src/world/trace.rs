@@ -72,7 +72,7 @@ impl Trace {
             }
             Action::Store { record } => self.word(record.seq.0),
             Action::StrokeWatchdog => self.word(3),
-            Action::Publish { batch, records } => {
+            Action::Publish { batch, records, .. } => {
                 self.word(batch.0);
                 records.iter().for_each(|record| self.word(record.seq.0));
             }

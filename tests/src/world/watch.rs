@@ -67,7 +67,7 @@ impl Watch {
             }
             Action::Load { .. } => self.loading = Some(now_ms),
             Action::Infer { .. } => self.inferring = Some(now_ms),
-            Action::Connect => self.connecting = Some(now_ms),
+            Action::Connect { .. } => self.connecting = Some(now_ms),
             Action::Poll { .. } => self.polled = self.polled.or(Some(now_ms)),
             _ => {}
         }

@@ -65,10 +65,10 @@ impl Agent {
                 .collect(),
             models: self.models.iter().map(Model::health).collect(),
             store: self.outbox.health(),
-            link: self
-                .link
-                .as_ref()
-                .map(|link| link.health(self.outbox.inflight())),
+            link: self.link.as_ref().map(|link| {
+                let delivery = self.outbox.delivery_health(self.told.delivery_since);
+                link.health(self.outbox.inflight(), delivery)
+            }),
             stalled,
             counters: self.counters,
         };
@@ -91,7 +91,11 @@ impl Agent {
             .iter()
             .all(|model| matches!(model.state, "filling" | "running"));
         let sensors = health.sensors.iter().all(|sensor| sensor.fault.is_none());
-        if quantities && models && sensors {
+        let delivery = health
+            .link
+            .as_ref()
+            .is_none_or(|link| link.delivery.state == "ok");
+        if quantities && models && sensors && delivery {
             Condition::Ok
         } else {
             Condition::Degraded

@@ -58,6 +58,7 @@ impl Agent {
             GoneCause::Refused => 3,
         };
         self.counters.records_gone[index] += loss.count;
+        self.outbox.gone(loss.first, loss.last);
         self.gone.add(loss);
     }
 

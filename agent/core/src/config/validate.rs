@@ -5,7 +5,7 @@
 use alloc::{format, string::String};
 
 use super::{
-    CODES_MAX, Config, ConfigError, ID_BYTES_MAX, LinkConfig, MODELS_MAX, ModelConfig,
+    BROKERS_MAX, CODES_MAX, Config, ConfigError, ID_BYTES_MAX, LinkConfig, MODELS_MAX, ModelConfig,
     OutboxConfig, PERIOD_MS_MAX, PERIOD_MS_MIN, QUANTITIES_MAX, QuantityConfig, SENSORS_MAX,
     SensorConfig, WINDOW_VALUES_MAX,
 };
@@ -222,7 +222,12 @@ impl OutboxConfig {
         )?;
         check(self.ack_timeout_ms >= 100, "mqtt.ack_timeout_ms", || {
             "expected at least 100".into()
-        })
+        })?;
+        check(
+            self.watermark_timeout_ms >= 1_000,
+            "mqtt.watermark_timeout_ms",
+            || "expected at least 1000".into(),
+        )
     }
 }
 
@@ -240,7 +245,20 @@ impl LinkConfig {
             self.connect_timeout_ms >= 100,
             "mqtt.connect_timeout_ms",
             || "expected at least 100".into(),
-        )
+        )?;
+        check(
+            (1..=BROKERS_MAX).contains(&self.brokers),
+            "mqtt.fallback_urls",
+            || format!("expected at most {} addresses", BROKERS_MAX - 1),
+        )?;
+        check(
+            self.failover_attempts >= 1,
+            "mqtt.failover_attempts",
+            || "expected at least 1".into(),
+        )?;
+        check(self.failback_ms >= 1_000, "mqtt.failback_ms", || {
+            "expected at least 1000".into()
+        })
     }
 }
 

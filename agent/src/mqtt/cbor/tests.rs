@@ -71,7 +71,7 @@ fn check(records: &[StoredRecord]) {
         texts.join(",")
     );
     let expected: Json = serde_json::from_str(&batch).unwrap();
-    let bytes = from_records("press-07", Epoch(3), records).unwrap();
+    let bytes = from_records("press-07", Epoch(3), records, false).unwrap();
     assert_eq!(bytes[0], FIRST_BYTE);
     assert_eq!(to_json(&bytes).unwrap(), expected);
 }
@@ -80,7 +80,7 @@ fn check(records: &[StoredRecord]) {
 fn votes_come_back_and_stand_as_arrays() {
     let records = votes(50);
     check(&records);
-    let bytes = from_records("press-07", Epoch(3), &records).unwrap();
+    let bytes = from_records("press-07", Epoch(3), &records, false).unwrap();
     let batch: Cbor = ciborium::from_reader(bytes.as_slice()).unwrap();
     let elements = batch.as_array().unwrap();
     assert_eq!(elements[3].as_array().unwrap().len(), 1, "one boot");
@@ -107,7 +107,7 @@ fn the_layout_is_the_documented_one() {
         record(18, 2000, "2026-11-24T10:00:01.000Z", 21.25),
     ];
     check(&records);
-    let hex = from_records("p", Epoch(3), &records)
+    let hex = from_records("p", Epoch(3), &records, false)
         .unwrap()
         .iter()
         .map(|byte| format!("{byte:02x}"))
@@ -172,7 +172,7 @@ fn numbers_are_the_same_numbers() {
     for text in texts {
         let record = raw(&format!("{{\"a\":{text}}}"));
         check(std::slice::from_ref(&record));
-        let bytes = from_records("d", Epoch(1), &[record]).unwrap();
+        let bytes = from_records("d", Epoch(1), &[record], false).unwrap();
         let json = to_json(&bytes).unwrap();
         let number = json["records"][0]["a"].as_f64().unwrap();
         assert_eq!(number.to_bits(), text.parse::<f64>().unwrap().to_bits());
@@ -184,7 +184,7 @@ fn a_record_that_is_not_json_stands_as_its_bytes() {
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     for text in ["{\"a\":", "", "[1]", "7", &deep] {
         let records = [raw("{\"a\":1}"), raw(text)];
-        let bytes = from_records("d", Epoch(1), &records).unwrap();
+        let bytes = from_records("d", Epoch(1), &records, false).unwrap();
         let batch: Cbor = ciborium::from_reader(bytes.as_slice()).unwrap();
         let kept = &batch.as_array().unwrap()[5].as_array().unwrap()[1];
         assert_eq!(kept.as_bytes().unwrap(), text.as_bytes());
@@ -216,6 +216,7 @@ fn bytes_that_are_no_batch_are_refused() {
     assert!(to_json(&good).is_ok());
     for (place, other) in [
         (0, 0x85),
+        (0, 0x87),
         (1, 2),
         (2, 0x41),
         (4, 0x20),
@@ -272,6 +273,20 @@ fn any_record() -> impl Strategy<Value = StoredRecord> {
     prop_oneof![3 => usual, 1 => other]
 }
 
+#[test]
+fn a_seventh_element_says_historical_and_nothing_else() {
+    let good = from_records("d", Epoch(1), &votes(2), true).unwrap();
+    assert_eq!(good[0], FIRST_BYTE_HISTORICAL);
+    assert!(is_batch(&good) && !is_batch(b"{") && !is_batch(b""));
+    assert_eq!(to_json(&good).unwrap()["historical"], true);
+    let mut other = good.clone();
+    // false, null and a number.
+    for last in [0xf4, 0xf6, 0x01] {
+        *other.last_mut().unwrap() = last;
+        assert!(to_json(&other).is_err());
+    }
+}
+
 proptest! {
     #[test]
     fn any_records_come_back(records in prop::collection::vec(any_record(), 0..6)) {
@@ -284,7 +299,7 @@ proptest! {
         if number.is_finite() {
             // As the core writes it, and with more digits than it needs.
             for text in [format!("{number:?}"), format!("{number:.25e}")] {
-                let bytes = from_records("d", Epoch(1), &[raw(&format!("{{\"a\":{text}}}"))]).unwrap();
+                let bytes = from_records("d", Epoch(1), &[raw(&format!("{{\"a\":{text}}}"))], false).unwrap();
                 let json = to_json(&bytes).unwrap();
                 prop_assert_eq!(json["records"][0]["a"].as_f64().unwrap().to_bits(), bits);
             }
@@ -294,7 +309,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = to_json(&bytes);
-        let mut good = from_records("d", Epoch(1), &votes(3)).unwrap();
+        let mut good = from_records("d", Epoch(1), &votes(3), false).unwrap();
         for (index, byte) in bytes.drain(..).enumerate() {
             let place = (index * 31 + usize::from(byte)) % good.len();
             good[place] ^= byte;

@@ -44,12 +44,18 @@ impl Agent {
         self.commands.try_send(command).unwrap();
     }
 
+    /// The next event but for the sizes of messages.
     fn event(&self) -> Event {
-        self.events.recv_timeout(PATIENCE).unwrap()
+        loop {
+            match self.events.recv_timeout(PATIENCE).unwrap() {
+                Event::Sent { bytes, .. } => assert!(bytes > 0),
+                event => return event,
+            }
+        }
     }
 
     fn up(&self) -> Event {
-        self.order(Command::Connect);
+        self.order(Command::Connect { broker: 0 });
         self.event()
     }
 
@@ -94,6 +100,7 @@ fn batch(number: u64, first: u64, count: u64) -> Command {
     Command::Publish {
         batch: BatchId(number),
         records: records(first, count),
+        historical: false,
     }
 }
 
@@ -121,6 +128,7 @@ impl Outbox {
             agent.order(Command::Publish {
                 batch: id,
                 records: seqs.iter().flat_map(|seq| records(*seq, 1)).collect(),
+                historical: false,
             });
             self.inflight.insert(id, seqs);
         }
@@ -155,7 +163,7 @@ fn nothing_taken_is_missing_after_many_cuts() {
         cut: false,
     };
     let (mut taken, mut ups, mut downs, mut cuts) = (0, 0_u32, 0_u32, 0_u32);
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     while taken < 1000 {
         match agent.event() {
             Event::LinkUp { inflight_max, .. } => {
@@ -167,7 +175,7 @@ fn nothing_taken_is_missing_after_many_cuts() {
                 assert_eq!(fault.cause, "closed", "{}", fault.detail);
                 downs += 1;
                 outbox.lost_the_link();
-                agent.order(Command::Connect);
+                agent.order(Command::Connect { broker: 0 });
             }
             Event::Acked { batch, outcome } => {
                 assert_eq!(outcome, AckOutcome::Taken);
@@ -205,7 +213,7 @@ fn an_address_without_a_broker_is_refused() {
     let (listener, address) = listener();
     drop(listener);
     let agent = start(options(address));
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     agent.down("refused");
     agent.stop();
 }
@@ -217,7 +225,7 @@ fn a_server_that_says_nothing_is_a_timeout() {
         connect_timeout_ms: 200,
         ..options(address)
     });
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     agent.down("timeout");
     agent.stop();
 }
@@ -228,7 +236,7 @@ fn garbage_in_place_of_connack_is_a_protocol_fault() {
     for garbage in [&[b'H'; 200][..], &[0xFF; 64], &too_long] {
         let (listener, address) = listener();
         let agent = start(options(address));
-        agent.order(Command::Connect);
+        agent.order(Command::Connect { broker: 0 });
         let mut wire = Wire::new(listener.accept().unwrap().0);
         assert!(matches!(wire.read(), Some(Packet::Connect(..))));
         wire.write_bytes(garbage);
@@ -244,7 +252,7 @@ fn a_broker_that_falls_silent_is_dropped_after_one_and_a_half_keep_alives() {
         keep_alive_s: 1,
         ..options(address)
     });
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     let _wire = Wire::accept(listener.accept().unwrap().0, None, None);
     assert!(matches!(agent.event(), Event::LinkUp { .. }));
     agent.down("timeout");
@@ -266,7 +274,7 @@ fn published(wire: &mut Wire, count: usize) -> Vec<u16> {
 fn acknowledgements_out_of_order_and_refusals_reach_their_batch() {
     let (listener, address) = listener();
     let agent = start(options(address));
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     let mut wire = Wire::accept(listener.accept().unwrap().0, Some(4096), Some(5));
     assert_eq!(
         agent.event(),
@@ -308,7 +316,7 @@ fn acknowledgements_out_of_order_and_refusals_reach_their_batch() {
 fn acknowledgements_are_told_in_order_and_never_after_the_end() {
     let (listener, address) = listener();
     let agent = start(options(address));
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     let mut wire = Wire::accept(listener.accept().unwrap().0, None, None);
     assert!(matches!(agent.event(), Event::LinkUp { .. }));
     for number in 1..=6 {
@@ -346,7 +354,7 @@ fn what_the_broker_cannot_take_is_never_sent() {
         compression: Compression::None,
         ..options(address)
     });
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     // Too small for the second status and for ten records, which are left out.
     let mut wire = Wire::accept(listener.accept().unwrap().0, Some(300), None);
     assert!(matches!(
@@ -437,7 +445,7 @@ fn the_status_tells_how_a_connection_ended() {
 fn a_silent_broker_does_not_hold_up_the_end() {
     let (listener, address) = listener();
     let agent = start(options(address));
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     let _wire = Wire::accept(listener.accept().unwrap().0, None, None);
     assert!(matches!(agent.event(), Event::LinkUp { .. }));
     agent.order(batch(1, 1, 100));
@@ -467,7 +475,7 @@ fn a_file_that_is_missing_is_named_without_its_content() {
         password_file: Some(missing.clone()),
         ..options(address)
     });
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     assert!(agent.down("input-output").detail.contains("password_file"));
     agent.stop();
 
@@ -477,7 +485,7 @@ fn a_file_that_is_missing_is_named_without_its_content() {
     tls.url.tls = true;
     tls.ca_file = Some(key);
     let agent = start(tls);
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     assert!(!agent.down("tls").detail.contains("secret"));
     agent.stop();
 }

@@ -88,7 +88,7 @@ impl Wire {
 fn acknowledgements_name_their_batch_and_a_second_one_is_a_fault() {
     let (listener, address) = listener();
     let agent = start(old(address));
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     let (mut wire, connect) =
         Wire::accept(listener.accept().unwrap().0, ConnectReturnCode::Success);
     assert!(connect.clean_session);
@@ -133,7 +133,7 @@ fn a_silent_broker_is_dropped_and_what_is_too_large_is_never_sent() {
         compression: Compression::None,
         ..old(address)
     });
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     let _wire = Wire::accept(listener.accept().unwrap().0, ConnectReturnCode::Success);
     agent.event();
     agent.order(batch(1, 1, 10));
@@ -154,7 +154,7 @@ fn refusals_are_sorted() {
     ] {
         let (listener, address) = listener();
         let agent = start(old(address));
-        agent.order(Command::Connect);
+        agent.order(Command::Connect { broker: 0 });
         let _wire = Wire::accept(listener.accept().unwrap().0, code);
         agent.down(cause);
         agent.stop();
@@ -166,7 +166,7 @@ fn garbage_in_place_of_connack_is_a_protocol_fault() {
     for garbage in [&[b'H'; 200][..], &[0xFF; 64], &[0x20, 3, 0, 0x84, 0]] {
         let (listener, address) = listener();
         let agent = start(old(address));
-        agent.order(Command::Connect);
+        agent.order(Command::Connect { broker: 0 });
         let mut wire = Wire::new(listener.accept().unwrap().0);
         assert!(matches!(wire.read(), Packet::Connect(_)));
         wire.stream.write_all(garbage).unwrap();
@@ -179,7 +179,7 @@ fn garbage_in_place_of_connack_is_a_protocol_fault() {
 fn refused(answer: &[u8]) -> (&'static str, String) {
     let (listener, address) = listener();
     let agent = start(options(address));
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     let (mut stream, _) = listener.accept().unwrap();
     // The whole packet, so that nothing unread turns the end into a reset.
     let mut head = [0; 2];
@@ -312,7 +312,7 @@ fn mosquitto_gets_every_record_over_many_connections() {
         cut: false,
     };
     let (mut taken, mut ups) = (BTreeSet::new(), 0);
-    agent.order(Command::Connect);
+    agent.order(Command::Connect { broker: 0 });
     while taken.len() < 500 {
         match agent.event() {
             Event::LinkUp { .. } => {
@@ -328,7 +328,7 @@ fn mosquitto_gets_every_record_over_many_connections() {
                 if outbox.since_up >= 5 && !outbox.cut {
                     // The connection is dropped with messages on the way, and another takes its place.
                     outbox.cut = true;
-                    agent.order(Command::Connect);
+                    agent.order(Command::Connect { broker: 0 });
                 } else if !outbox.cut {
                     outbox.fill(&agent, 8);
                 }
