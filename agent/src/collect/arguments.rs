@@ -75,6 +75,7 @@ impl Arguments {
         Ok(Options {
             device: self.client_id.clone(),
             url,
+            fallback_urls: Vec::new(),
             topic: self.topic.clone(),
             client_id: self.client_id.clone(),
             username: self.username.clone(),
