@@ -185,6 +185,9 @@ fn describe(
             for fallback in &mqtt.fallback_urls {
                 writeln!(output, "broker {fallback} when that fails")?;
             }
+            if let Some(profile) = &mqtt.profile {
+                writeln!(output, "profile {profile}: within its limits")?;
+            }
             if let Some(warning) = mqtt.protocol.warning() {
                 writeln!(output, "warning: {warning}")?;
             }

@@ -6,6 +6,7 @@
 //! Invariant: what [`Settings::load`] accepts needs no further check of form; [`Settings::core_config`] adds what only
 //! the models' manifests know.
 
+mod cloud;
 mod convert;
 mod delivery;
 mod file;
@@ -184,6 +185,8 @@ pub struct Mqtt {
     pub outbox: OutboxConfig,
     /// How the connection is made again.
     pub link: LinkConfig,
+    /// Whose limits were checked.
+    pub profile: Option<String>,
 }
 
 /// The endpoint.

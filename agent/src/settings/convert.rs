@@ -47,7 +47,7 @@ impl Places<'_> {
     }
 
     /// What the core refuses, where its key stands; where it is not given, only the file is known.
-    fn refused(&self, error: ConfigError) -> SettingsError {
+    pub(super) fn refused(&self, error: ConfigError) -> SettingsError {
         match self.origins.place_of(&error.key) {
             Some(place) => self
                 .source

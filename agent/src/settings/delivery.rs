@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use toml::Spanned;
 
-use super::{Http, Mqtt, Outbox, SettingsError, convert::Places, file, sending, values};
+use super::{Http, Mqtt, Outbox, SettingsError, cloud, convert::Places, file, sending, values};
 use crate::{mqtt, store::OnFull};
 
 /// Where the endpoint listens unless it is told otherwise.
@@ -116,7 +116,8 @@ pub(super) fn mqtt(
     check_the_rest(places, &mqtt)?;
     let outbox = sending::outbox(places, &mqtt)?;
     let link = sending::link(&mqtt);
-    Ok(Mqtt {
+    let profile = mqtt.profile;
+    let mut settings = Mqtt {
         client_id: mqtt
             .client_id
             .unwrap_or_else(|| format!("quorate-{device}")),
@@ -134,7 +135,13 @@ pub(super) fn mqtt(
         compress,
         outbox,
         link,
-    })
+        profile: None,
+    };
+    if let Some(profile) = profile {
+        cloud::apply(places, &profile, &mut settings)?;
+        settings.profile = Some(profile.into_inner());
+    }
+    Ok(settings)
 }
 
 fn protocol(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<mqtt::Protocol, SettingsError> {

@@ -407,6 +407,7 @@ pub(super) struct Mqtt {
     pub(super) key_file: Option<Spanned<String>>,
     pub(super) keep_alive_s: Option<Spanned<u16>>,
     pub(super) version: Option<Spanned<Number>>,
+    pub(super) profile: Option<Spanned<String>>,
     pub(super) encoding: Option<Spanned<String>>,
     pub(super) compression: Option<Spanned<String>>,
     #[serde(default)]
