@@ -56,12 +56,18 @@ fn remembered(saved: &Path) -> Option<Event> {
     }
 }
 
+/// Starts the connection of the records.
+fn link(options: mqtt::Options, events: &Sender<Event>) -> Result<Hand<mqtt::Commands>, Outcome> {
+    let (commands, thread) = mqtt::spawn(options, events.clone()).map_err(Outcome::failed)?;
+    Ok(Hand { commands, thread })
+}
+
 /// Starts the live views on a connection of their own.
 fn views(
     options: &mqtt::Options,
     live: &live::Options,
     config: &Config,
-) -> Result<live::Feed, Outcome> {
+) -> Result<mqtt::live::Feed, Outcome> {
     let shape = live::Shape::new(config, &options.topic);
     let views = live::Views::new(live, &shape);
     mqtt::live::spawn(options.clone(), views).map_err(Outcome::failed)
@@ -99,19 +105,18 @@ pub fn assemble(
         (Some(options), Some(live)) => Some(views(options, live, &parts.config)?),
         _ => None,
     };
-    let link = match parts.mqtt {
-        None => None,
-        Some(options) => {
-            let options = mqtt::Options {
-                epoch: opened.epoch,
+    let link = parts.mqtt.map(|options| {
+        let epoch = opened.epoch;
+        link(
+            mqtt::Options {
+                epoch,
                 boot,
                 ..options
-            };
-            let (commands, thread) =
-                mqtt::spawn(options, events.clone()).map_err(Outcome::failed)?;
-            Some(Hand { commands, thread })
-        }
-    };
+            },
+            &events,
+        )
+    });
+    let link = link.transpose()?;
     let inference = inference::spawn(parts.runners, &events).map_err(Outcome::failed)?;
     let sensing = sensing(&events)?;
     let saved = checkpoint::path(&parts.store.path);

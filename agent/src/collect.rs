@@ -30,7 +30,7 @@ use self::{
 use crate::{
     mqtt::{
         Options,
-        subscriber::{self, Request, Subscriber, Token, Told},
+        subscriber::{self, Request, Requests, Subscriber, Token, Told},
     },
     outcome::Outcome,
 };
@@ -239,7 +239,7 @@ impl Collector {
     }
 
     /// The group is durable: acknowledge and confirm it.
-    fn answer(&self, group: Group, requests: &tokio::sync::mpsc::UnboundedSender<Request>) {
+    fn answer(&self, group: Group, requests: &Requests) {
         for token in group.tokens {
             // A subscriber that has ended takes nothing; the messages come again.
             let _ = requests.send(Request::Acknowledge(token));

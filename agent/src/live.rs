@@ -13,9 +13,8 @@ mod tests;
 
 use std::sync::Arc;
 
-use quorate_core::{config::Config, event::StoredRecord, vote::Kind};
+use quorate_core::{config::Config, vote::Kind};
 use serde_json::{Map, Value};
-use tokio::sync::mpsc;
 
 /// Records that may wait for the views; more are dropped, because a live view wants the newest and not all.
 pub const SIGHTS_MAX: usize = 1_024;
@@ -211,16 +210,5 @@ impl Views {
             Some(view) if topic == view.command_topic() => view.command(payload),
             _ => Vec::new(),
         }
-    }
-}
-
-/// The way of records to the views; never waits.
-#[derive(Clone, Debug)]
-pub struct Feed(pub mpsc::Sender<Arc<[u8]>>);
-
-impl Feed {
-    /// Shows a record to the views. One that finds no room is dropped.
-    pub fn offer(&self, record: &StoredRecord) {
-        let _ = self.0.try_send(Arc::clone(&record.payload));
     }
 }

@@ -11,13 +11,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use quorate_core::{
     agent::Agent,
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
-    record,
+    record::{self, Record},
     units::{Epoch, ModelId, Mono, SensorId, Seq},
 };
 
 use crate::{
-    announcement::Announcement, checkpoint, clock::Clock, http, inference, live, mqtt,
-    sensing::Sensing, store, supervisor::Supervisor,
+    announcement::Announcement, checkpoint, clock::Clock, http, inference, mqtt, sensing::Sensing,
+    store, supervisor::Supervisor,
 };
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
@@ -77,7 +77,7 @@ pub struct Shell {
     /// The broker, where one is configured.
     pub link: Option<Hand<mqtt::Commands>>,
     /// The live views, where there are any.
-    pub views: Option<live::Feed>,
+    pub views: Option<mqtt::live::Feed>,
     /// What the voters have learned, on disk.
     pub checkpoints: checkpoint::Keeper,
     /// The endpoint's picture.
@@ -154,14 +154,7 @@ impl Shell {
                     own.push_back(busy(model, tick));
                 }
             }
-            Action::Store { record } => {
-                let encoded = record::encode(self.agent.config(), &record);
-                let seq = encoded.seq;
-                if let Some(views) = &self.views {
-                    views.offer(&encoded);
-                }
-                self.tell_store(store::Command::Store(encoded), Some(seq), own);
-            }
+            Action::Store { record } => self.store(&record, own),
             Action::Load {
                 after,
                 through,
@@ -193,12 +186,12 @@ impl Shell {
             Action::Publish {
                 batch,
                 records,
-                historical,
+                standing,
             } => self.tell_link(
                 mqtt::Command::Publish {
                     batch,
                     records,
-                    historical,
+                    standing,
                 },
                 own,
             ),
@@ -207,6 +200,15 @@ impl Shell {
             }
             Action::StrokeWatchdog => self.supervisor.stroke(),
         }
+    }
+
+    fn store(&self, record: &Record, own: &mut VecDeque<Event>) {
+        let encoded = record::encode(self.agent.config(), record);
+        let seq = encoded.seq;
+        if let Some(views) = &self.views {
+            views.offer(&encoded);
+        }
+        self.tell_store(store::Command::Store(encoded), Some(seq), own);
     }
 
     fn tell_store(&self, command: store::Command, seq: Option<Seq>, own: &mut VecDeque<Event>) {

@@ -59,11 +59,13 @@ pub enum Checker {
     NothingFrom1970,
     /// After healing the device is at the preferred broker.
     PreferredAgain,
+    /// What a message says of the records around its own is true: a receiver believes it.
+    StandingTrue,
 }
 
 impl Checker {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::DurableBeforePublish,
         Self::TakenBeforeForget,
         Self::OneNameOnePayload,
@@ -80,6 +82,7 @@ impl Checker {
         Self::RecalledArrives,
         Self::NothingFrom1970,
         Self::PreferredAgain,
+        Self::StandingTrue,
     ];
 }
 
@@ -205,6 +208,16 @@ pub fn historical_is_true(historical: bool, live: usize, count: usize) -> Check 
     let expected = if historical { 0 } else { count };
     ensure(live == expected, Checker::OrderKept, || {
         format!("{live} of {count} records are live in a message with historical = {historical}")
+    })
+}
+
+/// A record that is kept, and that a message says is not there or does not come.
+///
+/// # Errors
+/// When the broker has never taken it.
+pub fn standing_is_true(seq: Seq, life: &Life, said: &str) -> Check {
+    ensure(life.taken > 0, Checker::StandingTrue, || {
+        format!("{seq:?} is kept and was never taken, and a message says that it is {said}")
     })
 }
 

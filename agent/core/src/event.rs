@@ -261,6 +261,17 @@ pub struct StoredRecord {
     pub payload: Arc<[u8]>,
 }
 
+/// Where a message stands in the stream, so that whoever receives it can tell a gap from a loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Its records were made before this connection, or are sent again: no news.
+    pub historical: bool,
+    /// No record is kept between this and the first of the message.
+    pub after: Seq,
+    /// Nothing up to here comes again, unless it is asked for.
+    pub settled: Seq,
+}
+
 /// A deed that the core asks of the shell.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -303,8 +314,8 @@ pub enum Action {
         batch: BatchId,
         /// The records, in order.
         records: Vec<StoredRecord>,
-        /// They were made before this connection, or are sent again: no news.
-        historical: bool,
+        /// What the message says of the records around them.
+        standing: Standing,
     },
     /// Let delivered records that are still kept wait for delivery again; answered by [`Event::Recalled`].
     Recall {

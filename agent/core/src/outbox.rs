@@ -22,7 +22,7 @@ pub(crate) use self::{answers::Settled, confirm::Confirmed};
 use self::{confirm::Confirm, rate::Rate, refusal::Refusals, storing::Storing};
 use crate::{
     config::{ConfirmBy, OutboxConfig},
-    event::{Action, StoreFault, StoreReport, StoredRecord},
+    event::{Action, Standing, StoreFault, StoreReport, StoredRecord},
     health::{DeliveryHealth, StoreHealth},
     ranges::Ranges,
     record::{Body, Stamp},
@@ -264,12 +264,32 @@ impl Outbox {
         self.batch_next += 1;
         self.inflight.insert(batch, flight);
         self.rate.published(now, batch);
+        let standing = Standing {
+            historical,
+            after: loading.after,
+            settled: self.settled(),
+        };
         actions.push(Action::Publish {
             batch,
             records,
-            historical,
+            standing,
         });
         true
+    }
+
+    /// Everything up to here is with the receiver, as far as that can be known, or holds no record.
+    fn settled(&self) -> Seq {
+        if let Some(confirm) = &self.confirm {
+            return confirm.through();
+        }
+        let flights = self.inflight.values().flat_map(|flight| &flight.runs);
+        let waiting = [&self.unsent, self.refusals.records()];
+        let waiting = waiting
+            .into_iter()
+            .filter_map(|ranges| ranges.parts().first());
+        let first = flights.chain(waiting).map(|(first, _)| *first).min();
+        // The unsent have an open end, so there always is a first.
+        Seq(first.map_or(0, |first| first.0.saturating_sub(1)))
     }
 
     /// None of these is to be delivered any more.

@@ -57,7 +57,7 @@ pub struct Record {
 /// When it is anything else, or larger than the limits.
 pub fn read(payload: &[u8]) -> Result<Batch, BatchError> {
     let plain = unpack(payload)?;
-    let value = if plain.first() == Some(&cbor::FIRST_BYTE) {
+    let value = if cbor::is_batch(&plain) {
         cbor::to_json(&plain).map_err(LedgerError::from)?
     } else {
         serde_json::from_slice(&plain).map_err(LedgerError::Json)?

@@ -5,7 +5,10 @@
 //! Invariant: in the JSON form the payload bytes of a record stand in the message exactly as they lie in the outbox, and
 //! the CBOR form gives back the same JSON value.
 
-use quorate_core::{event::StoredRecord, units::Epoch};
+use quorate_core::{
+    event::{Standing, StoredRecord},
+    units::Epoch,
+};
 
 use super::{Compression, Encoding, cbor};
 
@@ -34,11 +37,11 @@ pub struct Form {
     pub encoding: Encoding,
     /// Whether it is compressed.
     pub compression: Compression,
-    /// Whether it says that its records are backlog or sent again.
-    pub historical: bool,
+    /// What it says of the records around its own.
+    pub standing: Standing,
 }
 
-/// Makes the message `{"device":...,"epoch":...,"records":[...]}`, or its CBOR form. Where that would be larger (long
+/// Makes the message `{"device":...,"epoch":...,"settled":...,"after":...,"records":[...]}`, or its CBOR form. Where that would be larger (long
 /// lists of numbers with few digits), the message is JSON all the same, so that no record is too large because of it.
 ///
 /// Each payload must be one complete JSON object, as the core's encoder makes it.
@@ -55,7 +58,7 @@ pub fn encode(device: &str, epoch: Epoch, records: &[StoredRecord], form: Form) 
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec();
-    if form.historical {
+    if form.standing.historical {
         user_properties.push(("historical".to_owned(), "true".to_owned()));
     }
     let compressed = (form.compression == Compression::Zstd
@@ -85,9 +88,9 @@ struct Names {
 
 /// The message before compression.
 fn plain(device: &str, epoch: Epoch, records: &[StoredRecord], form: Form) -> (Vec<u8>, Names) {
-    let json = join(device, epoch, records, form.historical);
+    let json = join(device, epoch, records, form.standing);
     let cbor = (form.encoding == Encoding::Cbor)
-        .then(|| cbor::from_records(device, epoch, records, form.historical))
+        .then(|| cbor::from_records(device, epoch, records, form.standing))
         .flatten()
         .filter(|cbor| cbor.len() <= json.len());
     match cbor {
@@ -109,12 +112,14 @@ fn plain(device: &str, epoch: Epoch, records: &[StoredRecord], form: Form) -> (V
 }
 
 /// The envelope, by concatenation.
-fn join(device: &str, epoch: Epoch, records: &[StoredRecord], historical: bool) -> Vec<u8> {
+fn join(device: &str, epoch: Epoch, records: &[StoredRecord], standing: Standing) -> Vec<u8> {
     let head = format!(
-        "{{\"device\":{},\"epoch\":{},{}\"records\":[",
+        "{{\"device\":{},\"epoch\":{},\"settled\":{},\"after\":{},{}\"records\":[",
         serde_json::Value::from(device),
         epoch.0,
-        if historical {
+        standing.settled.0,
+        standing.after.0,
+        if standing.historical {
             "\"historical\":true,"
         } else {
             ""
@@ -159,7 +164,7 @@ mod tests {
         Form {
             encoding,
             compression,
-            historical: false,
+            standing: Standing::default(),
         }
     }
 
@@ -169,7 +174,10 @@ mod tests {
             let form = Form {
                 encoding,
                 compression: Compression::None,
-                historical,
+                standing: Standing {
+                    historical,
+                    ..Standing::default()
+                },
             };
             let votes = crate::mqtt::cbor::tests::votes(5);
             encode("press-07", Epoch(3), &votes, form)
@@ -200,7 +208,7 @@ mod tests {
         );
         assert_eq!(
             String::from_utf8(batch.payload).unwrap(),
-            r#"{"device":"press-\"07\"","epoch":3,"records":[{"seq":17,"body":{"value":21.5}},{"seq":18,"body":{"value":21.5}}]}"#
+            r#"{"device":"press-\"07\"","epoch":3,"settled":0,"after":0,"records":[{"seq":17,"body":{"value":21.5}},{"seq":18,"body":{"value":21.5}}]}"#
         );
         assert_eq!(batch.content_type, "application/json");
     }

@@ -13,19 +13,22 @@
 use std::collections::BTreeMap;
 
 use ciborium::Value as Cbor;
-use quorate_core::{event::StoredRecord, record::time_text, units::Epoch};
+use quorate_core::{
+    event::{Standing, StoredRecord},
+    record::time_text,
+    units::Epoch,
+};
 use serde_json::{Map, Number, Value as Json};
 
 /// Version of the layout, the first element of the batch.
 const VERSION: u64 = 1;
-/// The first byte of a batch: an array of six. A JSON batch begins with `{`.
-pub const FIRST_BYTE: u8 = 0x86;
-/// The first byte of a batch of backlog: an array of seven, the last of them true.
-pub const FIRST_BYTE_HISTORICAL: u8 = 0x87;
+/// The first byte of a batch: an array of seven. A JSON batch begins with `{`.
+const FIRST_BYTE: u8 = 0x87;
+
 /// Whether bytes begin as a batch in this form does.
 #[must_use]
 pub fn is_batch(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(&(FIRST_BYTE | FIRST_BYTE_HISTORICAL)))
+    bytes.first() == Some(&FIRST_BYTE)
 }
 
 /// Deepest nesting that is read. JSON stops at 128, and an object is two levels here.
@@ -50,24 +53,28 @@ pub fn from_records(
     device: &str,
     epoch: Epoch,
     records: &[StoredRecord],
-    historical: bool,
+    standing: Standing,
 ) -> Option<Vec<u8>> {
     let mut writer = Writer::default();
     let records: Vec<Cbor> = records.iter().map(|record| writer.record(record)).collect();
     let texts = |texts: Vec<String>| Cbor::Array(texts.into_iter().map(Cbor::Text).collect());
     let shapes = writer.shapes.in_order().into_iter().map(texts).collect();
-    let mut batch = vec![
+    let mut about: Vec<(Cbor, Cbor)> = vec![
+        ("settled".into(), standing.settled.0.into()),
+        ("after".into(), standing.after.0.into()),
+    ];
+    if standing.historical {
+        about.push(("historical".into(), true.into()));
+    }
+    let batch = Cbor::Array(vec![
         VERSION.into(),
         device.into(),
         epoch.0.into(),
         texts(writer.boots.in_order()),
         Cbor::Array(shapes),
         Cbor::Array(records),
-    ];
-    if historical {
-        batch.push(true.into());
-    }
-    let batch = Cbor::Array(batch);
+        Cbor::Map(about),
+    ]);
     let mut bytes = Vec::new();
     ciborium::into_writer(&batch, &mut bytes).ok()?;
     Some(bytes)
@@ -197,15 +204,10 @@ impl Writer {
 pub fn to_json(bytes: &[u8]) -> Result<Json, CborError> {
     let batch: Cbor = ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX)
         .map_err(|error| CborError::Syntax(error.to_string()))?;
-    let Some([version, device, epoch, boots, shapes, records, more @ ..]) =
+    let Some([version, device, epoch, boots, shapes, records, about]) =
         batch.as_array().map(Vec::as_slice)
     else {
-        return Err(CborError::Shape("expected an array of six"));
-    };
-    let historical = match more {
-        [] => false,
-        [Cbor::Bool(true)] => true,
-        _ => return Err(CborError::Shape("a seventh element other than true")),
+        return Err(CborError::Shape("expected an array of seven"));
     };
     if whole(version) != Some(i128::from(VERSION)) {
         return Err(CborError::Shape("a version that is not known"));
@@ -231,8 +233,22 @@ pub fn to_json(bytes: &[u8]) -> Result<Json, CborError> {
         .collect::<Option<Vec<_>>>()
         .ok_or(CborError::Shape("a record that cannot be read"))?;
     let mut batch = serde_json::json!({"device": device, "epoch": epoch, "records": records});
-    if historical {
-        batch["historical"] = true.into();
+    let about = about
+        .as_map()
+        .ok_or(CborError::Shape("a seventh element of another kind"))?;
+    for (key, value) in about {
+        let value: Json = match (key.as_text(), value) {
+            (Some("historical"), Cbor::Bool(true)) => true.into(),
+            (Some("settled" | "after"), Cbor::Integer(number)) => u64::try_from(*number)
+                .map_err(|_| CborError::Shape("a number of the stream that is none"))?
+                .into(),
+            _ => {
+                return Err(CborError::Shape(
+                    "a member of the seventh that is not known",
+                ));
+            }
+        };
+        batch[key.as_text().unwrap_or_default()] = value;
     }
     Ok(batch)
 }

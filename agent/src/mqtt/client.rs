@@ -12,7 +12,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crossbeam_channel::TrySendError;
 use quorate_core::{
-    event::{AckOutcome, Event, LinkFault, StoredRecord},
+    event::{AckOutcome, Event, LinkFault, Standing, StoredRecord},
     units::BatchId,
 };
 use tokio::{
@@ -260,8 +260,8 @@ impl<'a> Session<'a> {
             Some(Command::Publish {
                 batch,
                 records,
-                historical,
-            }) => self.publish(batch, &records, historical, outlet),
+                standing,
+            }) => self.publish(batch, &records, standing, outlet),
             Some(Command::Status(json)) => {
                 if self.packet_bytes_max.is_some() {
                     self.status(&json, Message::Status);
@@ -304,7 +304,7 @@ impl<'a> Session<'a> {
         &mut self,
         batch: BatchId,
         records: &[StoredRecord],
-        historical: bool,
+        standing: Standing,
         outlet: &mut Outlet,
     ) -> Option<Ended> {
         // Before CONNACK there is no connection that the message could be meant for.
@@ -317,7 +317,7 @@ impl<'a> Session<'a> {
             batch::Form {
                 encoding: options.encoding,
                 compression: options.compression,
-                historical,
+                standing,
             },
         );
         let message = Outgoing {

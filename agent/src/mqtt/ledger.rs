@@ -264,6 +264,8 @@ fn hash(record: &Value) -> u64 {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+    use quorate_core::event::Standing;
+
     use super::*;
     use crate::mqtt::{Compression, Encoding, batch};
 
@@ -284,7 +286,10 @@ mod tests {
             move |compression| batch::Form {
                 encoding,
                 compression,
-                historical: encoding == Encoding::Cbor,
+                standing: Standing {
+                    historical: encoding == Encoding::Cbor,
+                    ..Standing::default()
+                },
             }
         };
         let json = |compression| {
@@ -303,10 +308,7 @@ mod tests {
                 (0, 20, 0)
             );
         }
-        assert!(matches!(
-            ledger.enter(&[cbor::FIRST_BYTE]),
-            Err(LedgerError::Cbor(_))
-        ));
+        assert!(matches!(ledger.enter(&[0x87]), Err(LedgerError::Cbor(_))));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use quorate_core::event::LinkFault;
+use quorate_core::event::{LinkFault, StoredRecord};
 use rumqttc::{
     AsyncClient, Event, EventLoop, LastWill, MqttOptions, Packet, PublishOptions, QoS, SessionMode,
 };
@@ -22,7 +22,7 @@ use super::{
     protocol,
     setup::{INCOMING_BYTES_MAX, REQUESTS_PER_FLUSH},
 };
-use crate::live::{Feed, Outgoing, SIGHTS_MAX, Sight, Views};
+use crate::live::{Outgoing, SIGHTS_MAX, Sight, Views};
 
 /// Messages that may wait for the client; a discovery of a thousand quantities fits.
 const REQUESTS_MAX: usize = 4_096;
@@ -30,6 +30,17 @@ const REQUESTS_MAX: usize = 4_096;
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Shortest wait between two attempts.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
+
+/// The way of records to the views; never waits.
+#[derive(Clone, Debug)]
+pub struct Feed(mpsc::Sender<Arc<[u8]>>);
+
+impl Feed {
+    /// Shows a record to the views. One that finds no room is dropped.
+    pub fn offer(&self, record: &StoredRecord) {
+        let _ = self.0.try_send(Arc::clone(&record.payload));
+    }
+}
 
 /// Starts the thread of the views; it ends when the feed does. The connection is that of `options`, with `-live` behind
 /// the client identifier.

@@ -35,7 +35,7 @@ use std::{
 };
 
 use quorate_core::{
-    event::{Event, StoredRecord},
+    event::{Event, Standing, StoredRecord},
     units::{BatchId, BootId, Epoch},
 };
 use tokio::sync::mpsc;
@@ -156,7 +156,7 @@ pub enum Command {
         /// The records, in order.
         records: Vec<StoredRecord>,
         /// They are backlog or sent again.
-        historical: bool,
+        standing: Standing,
     },
     /// End the connection; answered by [`Event::LinkDown`] with cause `requested`. At once, so that the broker publishes
     /// the will, but for the cause `failback`: then with a farewell. Nothing without a connection.

@@ -75,13 +75,16 @@ pub enum Request {
     Stop,
 }
 
+/// The way to a subscriber; never waits.
+pub type Requests = mpsc::UnboundedSender<Request>;
+
 /// The two ways of a subscriber and its thread.
 #[derive(Debug)]
 pub struct Subscriber {
     /// What it tells.
     pub told: Receiver<Told>,
     /// What it is asked.
-    pub requests: mpsc::UnboundedSender<Request>,
+    pub requests: Requests,
     /// Ends after [`Request::Stop`].
     pub thread: JoinHandle<()>,
 }

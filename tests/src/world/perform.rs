@@ -50,9 +50,10 @@ impl World {
             Action::Publish {
                 batch,
                 records,
-                historical,
+                standing,
             } => {
-                self.check_sending(&records, historical)?;
+                self.check_sending(&records, standing.historical)?;
+                self.check_standing(&records, standing)?;
                 if self.options.sabotage == Sabotage::ForgetBeforeAck {
                     for record in &records {
                         self.forget(record.seq, record.seq)?;

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use quorate_core::{
     config::{ConfirmBy, OutboxConfig},
-    event::{Action, Event, StoredRecord},
+    event::{Action, Event, Standing, StoredRecord},
     record::Body,
     units::{Epoch, Seq},
 };
@@ -91,6 +91,34 @@ impl World {
                 self.sending.live_next = record.seq;
             }
         }
+    }
+
+    /// What the message says of the records around its own: a receiver closes gaps because of it.
+    pub(crate) fn check_standing(
+        &mut self,
+        records: &[StoredRecord],
+        mut standing: Standing,
+    ) -> Check {
+        let Some(last) = records.last().map(|record| record.seq) else {
+            return Ok(());
+        };
+        match self.options.sabotage {
+            Sabotage::SettlesTooMuch => standing.settled = last,
+            Sabotage::HidesWhatStandsBefore => standing.after = Seq(0),
+            _ => {}
+        }
+        let kept: Vec<Seq> = self.disk.live(standing.after.next(), last).collect();
+        let absent = kept
+            .into_iter()
+            .filter(|seq| records.iter().all(|record| record.seq != *seq));
+        for seq in absent {
+            checkers::standing_is_true(seq, self.life(seq), "not there")?;
+        }
+        let settled: Vec<Seq> = self.disk.live(Seq(0), standing.settled).collect();
+        for seq in settled {
+            checkers::standing_is_true(seq, self.life(seq), "settled")?;
+        }
+        Ok(())
     }
 
     /// A message of records is on its way.

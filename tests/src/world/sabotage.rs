@@ -56,11 +56,15 @@ pub enum Sabotage {
     DialsTheFirst,
     /// The preferred broker is not tried again.
     StaysAway,
+    /// A message says that everything before its end is settled.
+    SettlesTooMuch,
+    /// A message says that nothing stands before it.
+    HidesWhatStandsBefore,
 }
 
 impl Sabotage {
     /// Every kind with the checker that must catch it.
-    pub const ALL: [(Self, Checker); 23] = [
+    pub const ALL: [(Self, Checker); 25] = [
         (Self::PublishBeforeStore, Checker::DurableBeforePublish),
         (Self::LyingDisk, Checker::DurableBeforePublish),
         (Self::ForgetBeforeAck, Checker::TakenBeforeForget),
@@ -84,6 +88,8 @@ impl Sabotage {
         (Self::BelievesTheClock, Checker::NothingFrom1970),
         (Self::DialsTheFirst, Checker::EveryRecordArrives),
         (Self::StaysAway, Checker::PreferredAgain),
+        (Self::SettlesTooMuch, Checker::StandingTrue),
+        (Self::HidesWhatStandsBefore, Checker::StandingTrue),
     ];
 
     /// Gives the world what the sabotage needs in order to do harm.
@@ -100,6 +106,11 @@ impl Sabotage {
             Self::ForgetsOnPuback => {
                 outbox.confirm = ConfirmBy::Watermark;
                 mix.broker_loses = 100;
+            }
+            Self::HidesWhatStandsBefore => {
+                outbox.confirm = ConfirmBy::Puback;
+                outbox.order = Order::LiveFirst;
+                outbox.messages_per_second_max = 2;
             }
             Self::GivesUpRefused => mix.forbidden_every = 500,
             Self::BacklogFirst => {

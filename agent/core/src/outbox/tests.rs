@@ -152,8 +152,9 @@ impl Bench {
             Action::Publish {
                 batch,
                 records,
-                historical,
+                standing,
             } => {
+                let historical = standing.historical;
                 let seqs: Vec<u64> = records.iter().map(|record| record.seq.0).collect();
                 let outcome = answer(&seqs);
                 self.messages.push((self.now, seqs, historical));

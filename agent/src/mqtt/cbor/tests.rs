@@ -67,11 +67,11 @@ fn check(records: &[StoredRecord]) {
         .map(|record| std::str::from_utf8(&record.payload).unwrap())
         .collect();
     let batch = format!(
-        r#"{{"device":"press-07","epoch":3,"records":[{}]}}"#,
+        r#"{{"device":"press-07","epoch":3,"settled":0,"after":0,"records":[{}]}}"#,
         texts.join(",")
     );
     let expected: Json = serde_json::from_str(&batch).unwrap();
-    let bytes = from_records("press-07", Epoch(3), records, false).unwrap();
+    let bytes = from_records("press-07", Epoch(3), records, Standing::default()).unwrap();
     assert_eq!(bytes[0], FIRST_BYTE);
     assert_eq!(to_json(&bytes).unwrap(), expected);
 }
@@ -80,7 +80,7 @@ fn check(records: &[StoredRecord]) {
 fn votes_come_back_and_stand_as_arrays() {
     let records = votes(50);
     check(&records);
-    let bytes = from_records("press-07", Epoch(3), &records, false).unwrap();
+    let bytes = from_records("press-07", Epoch(3), &records, Standing::default()).unwrap();
     let batch: Cbor = ciborium::from_reader(bytes.as_slice()).unwrap();
     let elements = batch.as_array().unwrap();
     assert_eq!(elements[3].as_array().unwrap().len(), 1, "one boot");
@@ -107,16 +107,18 @@ fn the_layout_is_the_documented_one() {
         record(18, 2000, "2026-11-24T10:00:01.000Z", 21.25),
     ];
     check(&records);
-    let hex = from_records("p", Epoch(3), &records, false)
+    let hex = from_records("p", Epoch(3), &records, Standing::default())
         .unwrap()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect::<String>();
     let expected = concat!(
-        "86016170038162623181",             // [1, "p", 3, ["b1"], [
+        "87016170038162623181",             // [1, "p", 3, ["b1"], [
         "82687175616e746974796576616c7565", // ["quantity", "value"]],
         "828711001903e81b000001a20cff7918f564766f7465a100826174f94d60", // [[17, 0, 1000, ..., true, "vote", {0: ["t", 21.5]}],
-        "8701001903e800f564766f7465a100826174f94d50" // [1, 0, 1000, 0, true, "vote", {0: ["t", 21.25]}]]]
+        "8701001903e800f564766f7465a100826174f94d50", // [1, 0, 1000, 0, true, "vote", {0: ["t", 21.25]}]],
+        "a267736574746c656400656166746572",
+        "00" // {"settled": 0, "after": 0}]
     );
     assert_eq!(hex, expected);
 }
@@ -172,7 +174,7 @@ fn numbers_are_the_same_numbers() {
     for text in texts {
         let record = raw(&format!("{{\"a\":{text}}}"));
         check(std::slice::from_ref(&record));
-        let bytes = from_records("d", Epoch(1), &[record], false).unwrap();
+        let bytes = from_records("d", Epoch(1), &[record], Standing::default()).unwrap();
         let json = to_json(&bytes).unwrap();
         let number = json["records"][0]["a"].as_f64().unwrap();
         assert_eq!(number.to_bits(), text.parse::<f64>().unwrap().to_bits());
@@ -184,7 +186,7 @@ fn a_record_that_is_not_json_stands_as_its_bytes() {
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     for text in ["{\"a\":", "", "[1]", "7", &deep] {
         let records = [raw("{\"a\":1}"), raw(text)];
-        let bytes = from_records("d", Epoch(1), &records, false).unwrap();
+        let bytes = from_records("d", Epoch(1), &records, Standing::default()).unwrap();
         let batch: Cbor = ciborium::from_reader(bytes.as_slice()).unwrap();
         let kept = &batch.as_array().unwrap()[5].as_array().unwrap()[1];
         assert_eq!(kept.as_bytes().unwrap(), text.as_bytes());
@@ -206,23 +208,24 @@ fn bytes_that_are_no_batch_are_refused() {
     check(b"{\"device\":\"a\"}");
     // Lengths that no message can have: arrays, texts, bytes and maps of 2^63 elements.
     for head in [0x9b, 0x7b, 0x5b, 0xbb] {
-        let mut bytes = vec![0x86, 1, 0x61, b'a', 3, 0x80, 0x80, head];
+        let mut bytes = vec![0x87, 1, 0x61, b'a', 3, 0x80, 0x80, head];
         bytes.extend_from_slice(&(1_u64 << 63).to_be_bytes());
         bytes.push(1);
         check(&bytes);
     }
     check(&[0x81; 100_000]);
-    let good = [0x86, 1, 0x61, b'a', 3, 0x80, 0x80, 0x80];
+    let good = [0x87, 1, 0x61, b'a', 3, 0x80, 0x80, 0x80, 0xa0];
     assert!(to_json(&good).is_ok());
     for (place, other) in [
         (0, 0x85),
-        (0, 0x87),
+        (0, 0x86),
         (1, 2),
         (2, 0x41),
         (4, 0x20),
         (5, 0),
         (6, 0),
         (7, 0),
+        (8, 0),
     ] {
         let mut bytes = good;
         bytes[place] = other;
@@ -274,13 +277,21 @@ fn any_record() -> impl Strategy<Value = StoredRecord> {
 }
 
 #[test]
-fn a_seventh_element_says_historical_and_nothing_else() {
-    let good = from_records("d", Epoch(1), &votes(2), true).unwrap();
-    assert_eq!(good[0], FIRST_BYTE_HISTORICAL);
+fn a_seventh_element_says_where_the_batch_stands_and_nothing_else() {
+    let standing = Standing {
+        historical: true,
+        after: Seq(9),
+        settled: Seq(4),
+    };
+    let good = from_records("d", Epoch(1), &votes(2), standing).unwrap();
     assert!(is_batch(&good) && !is_batch(b"{") && !is_batch(b""));
-    assert_eq!(to_json(&good).unwrap()["historical"], true);
+    let json = to_json(&good).unwrap();
+    assert_eq!(
+        (&json["historical"], &json["after"], &json["settled"]),
+        (&true.into(), &9.into(), &4.into())
+    );
+    // The last member is `historical`: false, null and a number are not what it may be.
     let mut other = good.clone();
-    // false, null and a number.
     for last in [0xf4, 0xf6, 0x01] {
         *other.last_mut().unwrap() = last;
         assert!(to_json(&other).is_err());
@@ -299,7 +310,7 @@ proptest! {
         if number.is_finite() {
             // As the core writes it, and with more digits than it needs.
             for text in [format!("{number:?}"), format!("{number:.25e}")] {
-                let bytes = from_records("d", Epoch(1), &[raw(&format!("{{\"a\":{text}}}"))], false).unwrap();
+                let bytes = from_records("d", Epoch(1), &[raw(&format!("{{\"a\":{text}}}"))], Standing::default()).unwrap();
                 let json = to_json(&bytes).unwrap();
                 prop_assert_eq!(json["records"][0]["a"].as_f64().unwrap().to_bits(), bits);
             }
@@ -309,7 +320,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = to_json(&bytes);
-        let mut good = from_records("d", Epoch(1), &votes(3), false).unwrap();
+        let mut good = from_records("d", Epoch(1), &votes(3), Standing::default()).unwrap();
         for (index, byte) in bytes.drain(..).enumerate() {
             let place = (index * 31 + usize::from(byte)) % good.len();
             good[place] ^= byte;

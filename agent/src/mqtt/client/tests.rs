@@ -100,7 +100,7 @@ fn batch(number: u64, first: u64, count: u64) -> Command {
     Command::Publish {
         batch: BatchId(number),
         records: records(first, count),
-        historical: false,
+        standing: Standing::default(),
     }
 }
 
@@ -128,7 +128,7 @@ impl Outbox {
             agent.order(Command::Publish {
                 batch: id,
                 records: seqs.iter().flat_map(|seq| records(*seq, 1)).collect(),
-                historical: false,
+                standing: Standing::default(),
             });
             self.inflight.insert(id, seqs);
         }
