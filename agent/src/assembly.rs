@@ -127,10 +127,10 @@ pub fn assemble(
         boot,
         seed: clock::seed(),
     };
-    for event in found {
-        // The queue is empty and far longer than what one opening can find.
-        let _ = events.try_send(event);
-    }
+    // The queue is empty and far longer than what one opening can find.
+    let _ = found
+        .into_iter()
+        .try_for_each(|event| events.try_send(event));
     let announcement = Announcement::new(parts.config.device.clone(), boot.to_string());
     let shell = Shell {
         agent: Agent::recover(parts.config, recovered, parts.clock.now()),
