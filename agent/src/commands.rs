@@ -368,6 +368,9 @@ fn load_models(settings: &Settings) -> Result<(Config, Vec<Runner>), Outcome> {
     Ok((config, runners))
 }
 
+/// After the time limit of a message the connection ends within this, in milliseconds.
+const FLIGHT_END_MS: u64 = 60_000;
+
 /// The store as it is configured.
 ///
 /// # Errors
@@ -385,6 +388,11 @@ pub fn store_options(settings: &Settings) -> Result<store::Options, Outcome> {
         commit_interval_ms: outbox.commit_interval_ms,
         commit_records_max: outbox.commit_records_max,
         on_full: outbox.on_full,
+        ttl_ms: outbox.ttl_ms,
+        // A message without an answer ends its connection after this, and is on its way no more.
+        in_flight_ms: settings.mqtt.as_ref().map_or(0, |mqtt| {
+            mqtt.outbox.ack_timeout_ms.saturating_add(FLIGHT_END_MS)
+        }),
         retain_acked: outbox.retain_acked,
         free_bytes_min: outbox.free_bytes_min,
         ballast_bytes: outbox.ballast_bytes,

@@ -304,6 +304,7 @@ impl<'a, W: Write> Replay<'a, W> {
             | Action::Forget { .. }
             | Action::Discard { .. }
             | Action::Settle { .. }
+            | Action::Recall { .. }
             | Action::Checkpoint(_)
             | Action::Connect
             | Action::Disconnect { .. }

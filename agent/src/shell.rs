@@ -185,8 +185,11 @@ impl Shell {
             Action::Discard { first, last } => {
                 self.tell_store(store::Command::Discard { first, last }, None, own)
             }
-            Action::Settle { first, last, .. } => {
-                self.tell_store(store::Command::Settle { first, last }, None, own)
+            Action::Settle { first, last, cause } => {
+                self.tell_store(store::Command::Settle { first, last, cause }, None, own)
+            }
+            Action::Recall { first, last } => {
+                self.tell_store(store::Command::Recall { first, last }, None, own)
             }
             Action::Checkpoint(checkpoint) => self.checkpoints.keep(checkpoint),
             Action::Connect => self.tell_link(mqtt::Command::Connect, own),
@@ -218,7 +221,8 @@ impl Shell {
             }),
             (store::Command::Load { .. }, None) => own.push_back(Event::LoadFailed { fault }),
             // A deletion that is lost means repeats after a restart, which receivers drop; so does a note that stays.
-            _ => tracing::warn!(cause, "the store did not take a deletion"),
+            // A recall that is lost is asked for again by whoever misses the records.
+            _ => tracing::warn!(cause, "the store did not take a deletion or a recall"),
         }
     }
 

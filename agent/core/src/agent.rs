@@ -165,6 +165,11 @@ impl Agent {
                 inflight_max,
             } => self.gain_link(now, packet_bytes_max, inflight_max, actions),
             Event::LinkDown { fault } => self.lose_link(now, fault, actions),
+            Event::Recalled { first, last, count } => {
+                if count > 0 {
+                    self.outbox.recalled(first, last);
+                }
+            }
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),

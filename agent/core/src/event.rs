@@ -93,6 +93,15 @@ pub enum Event {
         /// Why.
         fault: LinkFault,
     },
+    /// Delivered records that are still kept wait again, as an [`Action::Recall`] asked.
+    Recalled {
+        /// As in the action.
+        first: Seq,
+        /// As in the action.
+        last: Seq,
+        /// How many wait again.
+        count: u64,
+    },
     /// The broker answered one message of this connection.
     Acked {
         /// As in [`Action::Publish`].
@@ -151,6 +160,12 @@ pub enum GoneCause {
     NotStored,
     /// The broker refuses it for ever, or it can fit no packet.
     Refused,
+    /// The outbox reached its size and what matters less made room.
+    Displaced,
+    /// The outbox reached its size and its oldest part was made coarser.
+    Thinned,
+    /// It was older than the time to live.
+    Expired,
 }
 
 impl GoneCause {
@@ -162,6 +177,9 @@ impl GoneCause {
             Self::Damaged => "damaged",
             Self::NotStored => "not-stored",
             Self::Refused => "refused",
+            Self::Displaced => "displaced",
+            Self::Thinned => "thinned",
+            Self::Expired => "expired",
         }
     }
 }
@@ -280,6 +298,13 @@ pub enum Action {
         batch: BatchId,
         /// The records, in order.
         records: Vec<StoredRecord>,
+    },
+    /// Let delivered records that are still kept wait for delivery again; answered by [`Event::Recalled`].
+    Recall {
+        /// Lowest sequence number.
+        first: Seq,
+        /// Highest sequence number.
+        last: Seq,
     },
     /// Delete every record from `first` to `last`: they are delivered.
     Forget {

@@ -284,6 +284,13 @@ impl Outbox {
         true
     }
 
+    /// Records of this range wait again in the store.
+    pub(crate) fn recalled(&mut self, first: Seq, last: Seq) {
+        if first <= last {
+            self.rewind_to(first);
+        }
+    }
+
     pub(crate) fn load_failed(&mut self, now: Mono) {
         self.loading = None;
         // A refusal may have asked for a longer pause.

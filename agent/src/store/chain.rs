@@ -16,8 +16,9 @@ use std::{
 };
 
 use super::{
+    contents::Contents,
     ranges::Ranges,
-    side::Progress,
+    side::{Origin, Progress, Seal},
     value::{self, Place, Scan},
 };
 use crate::durable::sync_directory;
@@ -70,9 +71,27 @@ pub(super) struct Database {
     pub(super) disk_bytes: u64,
     /// The medium could not read all of it when it was opened: another time it may, so it is not deleted before.
     pub(super) is_partial: bool,
+    /// What it holds by class and age; `None` where nobody counted.
+    pub(super) contents: Option<Contents>,
+    /// What it was made from. Of what it replaces, only what could not be deleted.
+    pub(super) origin: Origin,
 }
 
 impl Database {
+    /// As its seal describes it.
+    pub(super) fn sealed(name: Name, path: PathBuf, seal: Seal) -> Self {
+        Self {
+            name,
+            path,
+            seqs: seal.seqs,
+            bytes: seal.bytes,
+            disk_bytes: seal.disk_bytes,
+            is_partial: false,
+            contents: seal.contents,
+            origin: seal.origin,
+        }
+    }
+
     /// The records that wait: all but what is done.
     pub(super) fn pending(&self, done: &Ranges) -> u64 {
         let (Some(first), Some(last)) = (self.seqs.first(), self.seqs.last()) else {

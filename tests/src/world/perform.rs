@@ -76,6 +76,8 @@ impl World {
                 }
             }
             Action::Connect => self.connect(),
+            // Nobody asks for records again here.
+            Action::Recall { .. } => {}
             Action::Disconnect { .. } => self.disconnect(),
             Action::StrokeWatchdog => {
                 self.watch

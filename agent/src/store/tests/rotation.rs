@@ -126,7 +126,7 @@ fn what_made_room_is_named_again_after_a_kill_until_the_receiver_knows() {
     }
     assert_eq!(findings("still"), 1);
     let (first, last) = (gone[0].first, gone[0].last);
-    opened.outbox.acknowledge_loss(first, last);
+    opened.outbox.acknowledge_loss(first, last, GoneCause::Full);
     assert_eq!(findings("known"), 0);
 }
 
@@ -146,7 +146,9 @@ fn a_refused_record_is_given_up_by_name() {
     assert_eq!(all(&opened).len(), 8);
     opened.outbox.discard(Seq(4), Seq(4));
     assert_eq!(opened.outbox.take_gone(), [], "only once");
-    opened.outbox.acknowledge_loss(Seq(4), Seq(4));
+    opened
+        .outbox
+        .acknowledge_loss(Seq(4), Seq(4), GoneCause::Refused);
     opened.outbox.close().unwrap();
     let again = open(&options).unwrap();
     assert_eq!((all(&again).len(), again.findings), (8, vec![]));
