@@ -117,15 +117,30 @@ pub(super) fn share(bytes: u64, part: u64, whole: u64) -> u64 {
 }
 
 /// The files of a database that can hold records; sled's own first.
-pub(super) fn data_files(database: &Path) -> Vec<PathBuf> {
-    let blobs = fs::read_dir(database.join("blobs"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    std::iter::once(database.join("db"))
-        .chain(blobs.filter(|path| path.is_file()))
-        .collect()
+///
+/// # Errors
+/// The folder of large records is there and cannot be read, so that nobody knows what lies in it.
+pub(super) fn data_files(database: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = vec![database.join("db")];
+    let blobs = match fs::read_dir(database.join("blobs")) {
+        Err(error) if has_none(&error) => return Ok(files),
+        other => other?,
+    };
+    for entry in blobs {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// Whether there is no folder, or what has its name is none.
+fn has_none(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Bytes that a database takes on the medium.
@@ -160,8 +175,15 @@ const OPEN_MAX: usize = 4;
 impl Reader {
     /// Scans the files.
     pub(super) fn open(path: &Path, name: Name) -> io::Result<Self> {
-        let files = data_files(path);
         let mut found = Scan::default();
+        let files = match data_files(path) {
+            // As with a place that cannot be read: there may be more, another time.
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                found.is_partial = true;
+                vec![path.join("db")]
+            }
+            other => other?,
+        };
         for (index, file) in (0_u32..).zip(&files) {
             match File::open(file) {
                 Ok(file) => value::scan(&file, index, &mut found)?,

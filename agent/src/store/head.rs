@@ -274,7 +274,7 @@ impl Head {
     fn sync(&self, blobs: bool) -> io::Result<()> {
         self.data.sync_data()?;
         if blobs {
-            for file in data_files(&self.path).into_iter().skip(1) {
+            for file in data_files(&self.path)?.into_iter().skip(1) {
                 File::open(file)?.sync_data()?;
             }
             sync_directory(&self.path.join("blobs"))?;

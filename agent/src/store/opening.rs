@@ -217,9 +217,10 @@ impl Survey {
     /// Takes what the raw files of a database hold.
     fn scan(&mut self, name: Name, path: &Path, held: &mut Ranges) -> io::Result<()> {
         // After a kill it may be in memory only, and is to be believed for good.
-        let synced = data_files(path)
-            .iter()
-            .all(|file| File::open(file).and_then(|it| it.sync_data()).is_ok());
+        let synced = data_files(path).is_ok_and(|files| {
+            let mut files = files.iter();
+            files.all(|file| File::open(file).and_then(|it| it.sync_data()).is_ok())
+        });
         let mut reader = Reader::open(path, name)?;
         self.is_partial |= reader.is_partial;
         if let Some(progress) = reader.progress.take() {

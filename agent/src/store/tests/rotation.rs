@@ -325,6 +325,20 @@ fn large_records_are_kept_and_one_too_large_is_refused() {
     let image = reopen(&root.path().join("image"));
     let expected = [large, records(10..=10)].concat();
     assert_eq!((all(&image), image.findings.len()), (expected, 0));
+    drop(image);
+    // What lies in place of the folder of large records hides none of them silently.
+    let cut = root.path().join("image");
+    let database = databases(&cut).remove(0);
+    fs::remove_dir_all(database.join("blobs")).unwrap();
+    fs::write(database.join("blobs"), b"no folder").unwrap();
+    fs::remove_file(database.join("sealed")).unwrap_or_default();
+    let opened = reopen(&cut);
+    let named = opened.findings.iter().filter_map(|finding| match finding {
+        Finding::Gone(gone) => Some(gone.count),
+        _ => None,
+    });
+    let held = u64::try_from(all(&opened).len()).unwrap();
+    assert!(held >= 7 && named.sum::<u64>() + held == 10, "{held}");
 }
 
 #[test]
