@@ -56,6 +56,18 @@ fn remembered(saved: &Path) -> Option<Event> {
     }
 }
 
+/// Opens the store and says what was found in it.
+fn open(options: &store::Options) -> Result<store::Opened, Outcome> {
+    let opened = store::open(options).map_err(|error| match error {
+        store::StoreError::InUse(_) => Outcome::refused(error),
+        error @ store::StoreError::Unavailable { .. } => Outcome::failed(error),
+    })?;
+    for finding in &opened.findings {
+        tracing::warn!("{finding}");
+    }
+    Ok(opened)
+}
+
 /// Starts the connection of the records.
 fn link(options: mqtt::Options, events: &Sender<Event>) -> Result<Hand<mqtt::Commands>, Outcome> {
     let (commands, thread) = mqtt::spawn(options, events.clone()).map_err(Outcome::failed)?;
@@ -90,13 +102,7 @@ pub fn assemble(
         http::HttpError::Bind { .. } => Outcome::refused(error),
         error => Outcome::failed(error),
     })?;
-    let opened = store::open(&parts.store).map_err(|error| match error {
-        store::StoreError::InUse(_) => Outcome::refused(error),
-        error @ store::StoreError::Unavailable { .. } => Outcome::failed(error),
-    })?;
-    for finding in &opened.findings {
-        tracing::warn!("{finding}");
-    }
+    let opened = open(&parts.store)?;
     let findings = opened.findings.iter();
     let mut found: Vec<Event> = findings.filter_map(store::Finding::event).collect();
     let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());

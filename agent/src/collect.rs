@@ -28,6 +28,7 @@ use self::{
     sink::Sink,
 };
 use crate::{
+    commands,
     mqtt::{
         Options,
         subscriber::{self, Request, Requests, Subscriber, Token, Told},
@@ -71,6 +72,28 @@ struct Group {
     tokens: Vec<Token>,
     /// Topic base, device and epoch of every stream that it touches.
     streams: BTreeSet<(String, String, u64)>,
+}
+
+/// `quorate collect`: the receiving end, until SIGTERM or SIGINT; or the report of a file.
+///
+/// # Errors
+/// Status 2 for the arguments and a file that is something else, 1 when the file cannot be written.
+pub fn command(arguments: &arguments::Arguments, output: &mut impl Write) -> Result<(), Outcome> {
+    if arguments.report {
+        return report(&arguments.output, output);
+    }
+    let options = arguments.options()?;
+    commands::log_to_stderr(tracing::Level::INFO);
+    let filter = arguments.topic.clone();
+    let confirm = !arguments.no_watermark;
+    run(
+        options,
+        filter,
+        &arguments.output,
+        confirm,
+        &commands::ended(),
+        output,
+    )
 }
 
 /// Collects until `ended` tells, then prints one line of counts.

@@ -375,6 +375,9 @@ fn load_models(settings: &Settings) -> Result<(Config, Vec<Runner>), Outcome> {
     Ok((config, runners))
 }
 
+/// After the time limit of a message the connection ends within this, in milliseconds.
+const FLIGHT_END_MS: u64 = 60_000;
+
 /// The store as it is configured.
 ///
 /// # Errors
@@ -392,6 +395,11 @@ pub fn store_options(settings: &Settings) -> Result<store::Options, Outcome> {
         commit_interval_ms: outbox.commit_interval_ms,
         commit_records_max: outbox.commit_records_max,
         on_full: outbox.on_full,
+        ttl_ms: outbox.ttl_ms,
+        // A message without an answer ends its connection after this, and is on its way no more.
+        in_flight_ms: settings.mqtt.as_ref().map_or(0, |mqtt| {
+            mqtt.outbox.ack_timeout_ms.saturating_add(FLIGHT_END_MS)
+        }),
         retain_acked: outbox.retain_acked,
         free_bytes_min: outbox.free_bytes_min,
         ballast_bytes: outbox.ballast_bytes,
@@ -432,39 +440,12 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
 }
 
 /// Log lines go to standard error; the service manager or a person reads them there.
-fn log_to_stderr(level: tracing::Level) {
+pub(crate) fn log_to_stderr(level: tracing::Level) {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_max_level(level)
         .init();
-}
-
-/// `quorate collect`: the receiving end, until SIGTERM or SIGINT; or the report of a file.
-///
-/// # Errors
-/// Status 2 for the arguments and a file that is something else, 1 when the file cannot be written.
-#[cfg(feature = "collect")]
-pub fn collect(
-    arguments: &crate::collect::arguments::Arguments,
-    output: &mut impl Write,
-) -> Result<(), Outcome> {
-    use crate::collect;
-    if arguments.report {
-        return collect::report(&arguments.output, output);
-    }
-    let options = arguments.options()?;
-    log_to_stderr(tracing::Level::INFO);
-    let filter = arguments.topic.clone();
-    let confirm = !arguments.no_watermark;
-    collect::run(
-        options,
-        filter,
-        &arguments.output,
-        confirm,
-        &ended(),
-        output,
-    )
 }
 
 /// Tells when SIGTERM or SIGINT came.

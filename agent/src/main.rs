@@ -204,7 +204,7 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
         } => commands::vote_explain(&config, &input, at, quantity.as_deref(), out),
         Command::Status { json, address } => commands::status(address, json, out),
         #[cfg(feature = "collect")]
-        Command::Collect(arguments) => commands::collect(&arguments, out),
+        Command::Collect(arguments) => quorate::collect::command(&arguments, out),
         Command::Outbox { command } => match command {
             OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),
             OutboxCommand::List { path } => commands::outbox_list(&path, out),

@@ -304,8 +304,8 @@ impl<'a, W: Write> Replay<'a, W> {
             | Action::Forget { .. }
             | Action::Discard { .. }
             | Action::Settle { .. }
-            | Action::Checkpoint(_)
             | Action::Recall { .. }
+            | Action::Checkpoint(_)
             | Action::Connect { .. }
             | Action::Disconnect { .. }
             | Action::StrokeWatchdog => Ok(None),

@@ -144,6 +144,8 @@ pub struct Outbox {
     pub commit_records_max: u32,
     /// What happens when it is full.
     pub on_full: OnFull,
+    /// Records that are older than this are given up, in milliseconds.
+    pub ttl_ms: Option<u64>,
     /// Whether delivered records stay until their space is needed.
     pub retain_acked: bool,
     /// Bytes of the file system that are left to others.

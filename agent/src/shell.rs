@@ -175,13 +175,13 @@ impl Shell {
             Action::Discard { first, last } => {
                 self.tell_store(store::Command::Discard { first, last }, None, own)
             }
-            Action::Settle { first, last, .. } => {
-                self.tell_store(store::Command::Settle { first, last }, None, own)
+            Action::Settle { first, last, cause } => {
+                self.tell_store(store::Command::Settle { first, last, cause }, None, own)
             }
-            Action::Checkpoint(checkpoint) => self.checkpoints.keep(checkpoint),
             Action::Recall { first, last } => {
                 self.tell_store(store::Command::Recall { first, last }, None, own)
             }
+            Action::Checkpoint(checkpoint) => self.checkpoints.keep(checkpoint),
             Action::Connect { broker } => self.tell_link(mqtt::Command::Connect { broker }, own),
             Action::Publish {
                 batch,

@@ -9,11 +9,14 @@
 //! damage are bounded by one database, whatever the backlog. The layout and the figures stand in `docs/store.md`.
 
 mod chain;
+mod contents;
 mod drain;
+mod expiry;
 mod finding;
 mod guard;
 mod head;
 mod legacy;
+mod note;
 mod opening;
 pub(crate) mod ranges;
 mod rescue;
@@ -21,6 +24,7 @@ mod side;
 mod space;
 #[cfg(test)]
 mod tests;
+mod thinning;
 mod value;
 mod verify;
 mod worker;
@@ -42,7 +46,7 @@ use self::{
     guard::{fault, io_fault},
     head::Head,
     ranges::Ranges,
-    side::{Meta, Progress, ProgressFile, Seal},
+    side::{Meta, Origin, Progress, ProgressFile, Seal},
 };
 pub use self::{
     finding::{Finding, Gone, StoreError},
@@ -74,6 +78,12 @@ pub enum OnFull {
     /// The oldest make room, a whole database at a time, and are reported.
     #[default]
     DropOldest,
+    /// What matters least makes room, oldest first: records of other programs, then votes, then inferences, then
+    /// events. What is dropped of a range is reported as one.
+    DropLowestPriority,
+    /// The oldest part becomes coarser: of two old databases one is made, with every event and every second block of 32
+    /// of the rest, so that of a long outage some of every part is kept.
+    Thin,
     /// New records are refused with a fault `full`; nothing that was stored is dropped.
     RejectNew,
 }
@@ -91,6 +101,11 @@ pub struct Options {
     pub commit_records_max: u32,
     /// What happens when `size_bytes_max` is reached.
     pub on_full: OnFull,
+    /// Records that are older than this are given up, in milliseconds; `None` keeps them.
+    pub ttl_ms: Option<u64>,
+    /// For so long after it was read a record may be on its way to the broker, in milliseconds: it is not given up to
+    /// [`Self::ttl_ms`], nor thinned or displaced, but stays.
+    pub in_flight_ms: u64,
     /// Keep delivered records until their space is needed, for [`Outbox::replay`] and [`Outbox::recall`].
     pub retain_acked: bool,
     /// Free bytes of the file system that no new database takes; others need them.
@@ -110,6 +125,8 @@ impl Options {
             commit_interval_ms: 50,
             commit_records_max: 256,
             on_full: OnFull::DropOldest,
+            ttl_ms: None,
+            in_flight_ms: 60_000,
             retain_acked: false,
             free_bytes_min: 4 << 20,
             ballast_bytes: 4 << 20,
@@ -159,6 +176,8 @@ pub struct Outbox {
     unseen: RefCell<Ranges>,
     damaged: RefCell<Ranges>,
     gone: Vec<Gone>,
+    /// What may be on its way to the broker.
+    in_flight: Ranges,
     /// Gone, and not known to the receiver yet: not written down as done, so that the next opening names it again.
     owed: Ranges,
     /// The opening could not read all: what it named may come back, so none of it is written down as done.
@@ -356,6 +375,7 @@ impl Outbox {
             head.discard();
             return;
         }
+        let contents = head.contents.clone();
         let (name, path, seqs, bytes) = head.close();
         // Of a file that could not be read whole nothing is known to be missing or of no use.
         let reader = Reader::open(&path, name).ok();
@@ -373,19 +393,17 @@ impl Outbox {
             bytes,
             disk_bytes: chain::disk_bytes(&path),
             progress: self.progress.told(&self.owed),
+            contents: Some(contents),
+            origin: Origin::default(),
         };
         let _ = seal.write(&path);
-        let database = Database {
-            name,
-            disk_bytes: seal.disk_bytes,
-            path,
-            seqs: seal.seqs,
-            bytes,
-            is_partial: false,
-        };
-        let at = self.databases.partition_point(|it| it.name < name);
-        self.databases.insert(at, database);
+        self.insert(Database::sealed(name, path, seal));
         self.note_progress(true);
+    }
+
+    fn insert(&mut self, database: Database) {
+        let at = self.databases.partition_point(|it| it.name < database.name);
+        self.databases.insert(at, database);
     }
 
     /// Writes the progress into its side file. What cannot be written now is written with the next commit.

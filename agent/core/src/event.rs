@@ -174,6 +174,12 @@ pub enum GoneCause {
     NotStored,
     /// The broker refuses it for ever, or it can fit no packet.
     Refused,
+    /// The outbox reached its size and what matters less made room.
+    Displaced,
+    /// The outbox reached its size and its oldest part was made coarser.
+    Thinned,
+    /// It was older than the time to live.
+    Expired,
 }
 
 impl GoneCause {
@@ -185,6 +191,9 @@ impl GoneCause {
             Self::Damaged => "damaged",
             Self::NotStored => "not-stored",
             Self::Refused => "refused",
+            Self::Displaced => "displaced",
+            Self::Thinned => "thinned",
+            Self::Expired => "expired",
         }
     }
 }

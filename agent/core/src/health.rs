@@ -216,8 +216,8 @@ pub struct Counters {
     pub store_faults: u64,
     /// Records delivered and acknowledged.
     pub records_acked: u64,
-    /// Records lost by cause: full, damaged, not-stored, refused.
-    pub records_gone: [u64; 4],
+    /// Records lost by cause: full, damaged, not-stored, refused, displaced, thinned, expired.
+    pub records_gone: [u64; 7],
     /// Messages handed to the link.
     pub batches_published: u64,
     /// Messages that the broker threw away because nobody subscribes.

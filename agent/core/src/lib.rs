@@ -13,6 +13,7 @@ extern crate alloc;
 pub mod agent;
 mod breaker;
 pub mod checkpoint;
+pub mod class;
 pub mod config;
 mod device;
 pub mod event;

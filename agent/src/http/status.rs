@@ -15,7 +15,15 @@ use serde_json::{Map, Value, json};
 use super::{Snapshot, routes::STALE};
 
 /// Causes of [`Counters::records_gone`], in its order.
-pub(super) const GONE: [&str; 4] = ["full", "damaged", "not-stored", "refused"];
+pub(super) const GONE: [&str; 7] = [
+    "full",
+    "damaged",
+    "not-stored",
+    "refused",
+    "displaced",
+    "thinned",
+    "expired",
+];
 /// Qualities of [`Counters::votes`], in its order.
 pub(super) const QUALITIES: [Quality; 4] = [
     Quality::Good,

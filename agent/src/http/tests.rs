@@ -99,7 +99,7 @@ fn sample() -> Health {
         counters: Counters {
             votes: [1, 2, 3, 4],
             records: 76,
-            records_gone: [0, 1, 0, 0],
+            records_gone: [0, 1, 0, 0, 0, 0, 0],
             ..Counters::default()
         },
     }

@@ -56,8 +56,15 @@ pub(super) fn outbox(places: &Places<'_>, outbox: file::Outbox) -> Result<Outbox
         commit_records_max: outbox.commit_records_max.map_or(256, Spanned::into_inner),
         on_full: match outbox.on_full {
             file::OnFull::DropOldest => OnFull::DropOldest,
+            file::OnFull::DropLowestPriority => OnFull::DropLowestPriority,
+            file::OnFull::Thin => OnFull::Thin,
             file::OnFull::RejectNew => OnFull::RejectNew,
         },
+        ttl_ms: outbox.ttl.as_ref().map_or(Ok(None), |ttl| {
+            values::duration_ms(ttl.get_ref())
+                .map(Some)
+                .map_err(|message| places.wrong(ttl, "outbox.ttl", message))
+        })?,
         retain_acked: outbox.retain_acked,
         free_bytes_min: size(
             places,
@@ -240,4 +247,45 @@ pub(super) fn http(places: &Places<'_>, http: &file::Http) -> Result<Http, Setti
         )));
     }
     Ok(Http { listen })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::super::Settings;
+    use crate::store::OnFull;
+
+    fn parse(keys: &str) -> Result<super::Outbox, String> {
+        let text = format!("[device]\nid = \"d\"\n[outbox]\npath = \"/tmp/o\"\n{keys}");
+        let settings = Settings::parse("q.toml", &text, std::iter::empty());
+        settings
+            .map(|settings| settings.outbox.unwrap())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_goes_when_the_outbox_is_full_or_old() {
+        for (text, expected) in [
+            ("drop-oldest", OnFull::DropOldest),
+            ("drop-lowest-priority", OnFull::DropLowestPriority),
+            ("thin", OnFull::Thin),
+            ("reject-new", OnFull::RejectNew),
+        ] {
+            let outbox = parse(&format!("on_full = \"{text}\"\nttl = \"30 d\"")).unwrap();
+            assert_eq!(
+                (outbox.on_full, outbox.ttl_ms),
+                (expected, Some(2_592_000_000))
+            );
+        }
+        assert_eq!(parse("").unwrap().ttl_ms, None);
+        let refused = parse("ttl = \"5\"").unwrap_err();
+        let expected = "q.toml:5:7: outbox.ttl: expected 1 minute to 100 years, as `90 s`, `15 min`, `12 h` or `30 d`, found `5`";
+        assert_eq!(refused, expected);
+        assert!(
+            parse("on_full = \"thick\"")
+                .unwrap_err()
+                .starts_with("q.toml:5:11: outbox.on_full")
+        );
+    }
 }

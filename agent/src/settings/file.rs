@@ -380,6 +380,7 @@ pub(super) struct Outbox {
     pub(super) commit_records_max: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) on_full: OnFull,
+    pub(super) ttl: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) retain_acked: bool,
     pub(super) free_min: Option<Spanned<Number>>,
@@ -391,6 +392,8 @@ pub(super) struct Outbox {
 pub(super) enum OnFull {
     #[default]
     DropOldest,
+    DropLowestPriority,
+    Thin,
     RejectNew,
 }
 

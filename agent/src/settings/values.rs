@@ -1,4 +1,4 @@
-//! Values with a form of their own: sizes and accuracies.
+//! Values with a form of their own: sizes, durations and accuracies.
 //!
 //! Owns: their grammar. Must not: know where they stand.
 
@@ -31,6 +31,32 @@ pub(super) fn size_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("`{text}` is too large"))
 }
 
+/// Milliseconds from "90 s", "15 min", "12 h" or "30 d"; at least one minute, at most 100 years.
+pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
+    let expected = || {
+        format!(
+            "expected 1 minute to 100 years, as `90 s`, `15 min`, `12 h` or `30 d`, found `{text}`"
+        )
+    };
+    let trimmed = text.trim();
+    let digits = trimmed
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let factor_ms: u64 = match unit.trim() {
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    number
+        .checked_mul(factor_ms)
+        .filter(|it| (60_000..=36_525 * 86_400_000).contains(it))
+        .ok_or_else(expected)
+}
+
 /// The absolute and the relative part of "0.5", "20%" or "5 + 20%".
 pub(super) fn accuracy(text: &str) -> Result<(Option<f64>, f64), String> {
     let expected = || format!("expected `0.5`, `20%` or `5 + 20%`, found `{text}`");
@@ -55,7 +81,26 @@ pub(super) fn accuracy(text: &str) -> Result<(Option<f64>, f64), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{accuracy, size_bytes};
+    use super::{accuracy, duration_ms, size_bytes};
+
+    #[test]
+    fn durations() {
+        for (text, expected) in [
+            ("60s", Some(60_000)),
+            ("15 min", Some(900_000)),
+            (" 12 h ", Some(43_200_000)),
+            ("30 d", Some(2_592_000_000)),
+            ("36525 d", Some(3_155_760_000_000)),
+            ("36526 d", None),
+            ("59 s", None),
+            ("30", None),
+            ("d", None),
+            ("-1 d", None),
+            ("99999999999999999999 d", None),
+        ] {
+            assert_eq!(duration_ms(text).ok(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn sizes() {

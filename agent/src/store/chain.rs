@@ -16,8 +16,9 @@ use std::{
 };
 
 use super::{
+    contents::Contents,
     ranges::Ranges,
-    side::Progress,
+    side::{Origin, Progress, Seal},
     value::{self, Place, Scan},
 };
 use crate::durable::sync_directory;
@@ -70,9 +71,27 @@ pub(super) struct Database {
     pub(super) disk_bytes: u64,
     /// The medium could not read all of it when it was opened: another time it may, so it is not deleted before.
     pub(super) is_partial: bool,
+    /// What it holds by class and age; `None` where nobody counted.
+    pub(super) contents: Option<Contents>,
+    /// What it was made from. Of what it replaces, only what could not be deleted.
+    pub(super) origin: Origin,
 }
 
 impl Database {
+    /// As its seal describes it.
+    pub(super) fn sealed(name: Name, path: PathBuf, seal: Seal) -> Self {
+        Self {
+            name,
+            path,
+            seqs: seal.seqs,
+            bytes: seal.bytes,
+            disk_bytes: seal.disk_bytes,
+            is_partial: false,
+            contents: seal.contents,
+            origin: seal.origin,
+        }
+    }
+
     /// The records that wait: all but what is done.
     pub(super) fn pending(&self, done: &Ranges) -> u64 {
         let (Some(first), Some(last)) = (self.seqs.first(), self.seqs.last()) else {
@@ -98,15 +117,30 @@ pub(super) fn share(bytes: u64, part: u64, whole: u64) -> u64 {
 }
 
 /// The files of a database that can hold records; sled's own first.
-pub(super) fn data_files(database: &Path) -> Vec<PathBuf> {
-    let blobs = fs::read_dir(database.join("blobs"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    std::iter::once(database.join("db"))
-        .chain(blobs.filter(|path| path.is_file()))
-        .collect()
+///
+/// # Errors
+/// The folder of large records is there and cannot be read, so that nobody knows what lies in it.
+pub(super) fn data_files(database: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = vec![database.join("db")];
+    let blobs = match fs::read_dir(database.join("blobs")) {
+        Err(error) if has_none(&error) => return Ok(files),
+        other => other?,
+    };
+    for entry in blobs {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// Whether there is no folder, or what has its name is none.
+fn has_none(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Bytes that a database takes on the medium.
@@ -141,8 +175,15 @@ const OPEN_MAX: usize = 4;
 impl Reader {
     /// Scans the files.
     pub(super) fn open(path: &Path, name: Name) -> io::Result<Self> {
-        let files = data_files(path);
         let mut found = Scan::default();
+        let files = match data_files(path) {
+            // As with a place that cannot be read: there may be more, another time.
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                found.is_partial = true;
+                vec![path.join("db")]
+            }
+            other => other?,
+        };
         for (index, file) in (0_u32..).zip(&files) {
             match File::open(file) {
                 Ok(file) => value::scan(&file, index, &mut found)?,

@@ -17,6 +17,7 @@ use super::{
     chain::{self, Reader},
     finding::Gone,
     guard::{fault, io_fault},
+    note::Notes,
     ranges::Ranges,
     value,
 };
@@ -130,7 +131,9 @@ impl Outbox {
         for seqs in self.held() {
             again.insert_all(&seqs.within(first.0, last.0));
         }
-        again = again.without(&again.without(&self.progress.done));
+        again = again
+            .without(&again.without(&self.progress.done))
+            .without(&self.owed);
         for (from, to) in again.parts() {
             self.progress.done.remove(*from, *to);
         }
@@ -358,12 +361,15 @@ impl Outbox {
     }
 
     /// The receiver knows that these are gone: no opening names them again.
-    pub fn acknowledge_loss(&mut self, first: Seq, last: Seq) {
-        if self.is_partial {
+    pub fn acknowledge_loss(&mut self, first: Seq, last: Seq, cause: GoneCause) {
+        if Notes::is_of(cause) {
+            self.progress.notes.settle(first, last, cause);
+        } else if self.is_partial {
             return;
+        } else {
+            self.owed.remove(first.0, last.0);
+            self.progress.full.remove(first.0, last.0);
         }
-        self.owed.remove(first.0, last.0);
-        self.progress.full.remove(first.0, last.0);
         self.progress_is_new = true;
         self.note_progress(false);
         if !self.options.retain_acked {
@@ -431,7 +437,12 @@ impl Outbox {
 
     /// Deletes one complete database; false where the medium refuses.
     pub(super) fn delete(&mut self, at: usize) -> bool {
+        let Some(database) = self.databases.get(at) else {
+            return false;
+        };
         // What is done must be known durably first, or what is deleted would be missed.
+        let dropped = database.origin.dropped.without(&self.owed);
+        self.progress.done.insert_all(&dropped);
         let noted = self.write_progress(true);
         let Some(database) = self.databases.get(at) else {
             return false;

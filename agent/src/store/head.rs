@@ -23,6 +23,7 @@ use quorate_core::{
 
 use super::{
     chain::{Name, data_files},
+    contents::Contents,
     guard::{fault, guarded, io_fault},
     ranges::Ranges,
     value::{self, HEADER_BYTES, Kind},
@@ -74,6 +75,9 @@ pub(super) struct Head {
     pub(super) seqs: Ranges,
     /// Bytes of those records, as they are counted.
     pub(super) bytes: u64,
+    pub(super) contents: Contents,
+    /// When the oldest record was made whose clock was synchronised.
+    pub(super) oldest_unix_ms: Option<i64>,
     engine: Engine,
     /// Our own descriptor of sled's file, for the fsync that sled does not do.
     data: File,
@@ -159,6 +163,8 @@ impl Head {
             path,
             seqs: Ranges::default(),
             bytes: 0,
+            contents: Contents::default(),
+            oldest_unix_ms: None,
             engine,
             ahead_bytes: 0,
             ahead_step: usize::try_from(ahead_bytes(bytes_max)).unwrap_or(0),
@@ -212,6 +218,8 @@ impl Head {
         for record in records {
             self.seqs.insert(record.seq.0, record.seq.0);
             self.bytes = self.bytes.saturating_add(weight(record.payload.len()));
+            let made = self.contents.add(&record.payload);
+            self.oldest_unix_ms = [self.oldest_unix_ms, made].into_iter().flatten().min();
         }
         Ok(())
     }
@@ -266,7 +274,7 @@ impl Head {
     fn sync(&self, blobs: bool) -> io::Result<()> {
         self.data.sync_data()?;
         if blobs {
-            for file in data_files(&self.path).into_iter().skip(1) {
+            for file in data_files(&self.path)?.into_iter().skip(1) {
                 File::open(file)?.sync_data()?;
             }
             sync_directory(&self.path.join("blobs"))?;

@@ -25,7 +25,7 @@ use super::{
     finding::Gone,
     head, io_fault, legacy,
     ranges::Ranges,
-    side::Seal,
+    side::{Origin, Seal},
     space,
 };
 use crate::durable::{parent, sync_directory};
@@ -83,6 +83,7 @@ fn open_with(options: &Options) -> io::Result<Opened> {
         unseen: RefCell::default(),
         damaged: RefCell::default(),
         gone: Vec::new(),
+        in_flight: Ranges::default(),
         owed: account.owed,
         is_partial: found.is_partial,
         ballast_bytes: space::ballast_bytes(path),
@@ -122,6 +123,8 @@ impl Outbox {
                 bytes: database.bytes,
                 disk_bytes: database.disk_bytes,
                 progress: told.clone(),
+                contents: database.contents.clone(),
+                origin: database.origin.clone(),
             };
             let _ = seal.write(&database.path);
         }
@@ -142,6 +145,8 @@ struct Survey {
     readers: Vec<Reader>,
     /// The newest progress that is intact anywhere.
     progress: Option<Progress>,
+    /// What was left out where databases were made from others.
+    dropped: Ranges,
     /// Above every record that is held.
     seq_end: u64,
     /// The medium could not read some of it.
@@ -155,16 +160,24 @@ fn survey(listing: &Listing, progress: Option<Progress>) -> io::Result<Survey> {
     };
     let mut newest_first: Vec<_> = listing.databases.iter().collect();
     newest_first.sort_by_key(|(name, _)| std::cmp::Reverse(name.generation));
-    let (mut open, mut held) = (Vec::new(), Ranges::default());
+    let (mut open, mut held, mut replaced) = (Vec::new(), Ranges::default(), Vec::new());
     for (name, path) in newest_first {
+        if replaced.contains(&name.generation) {
+            // Another stands for it; the end of the process came before it was deleted.
+            let _ = fs::remove_dir_all(path);
+            continue;
+        }
         match Seal::read(path) {
-            Some(seal) if seal.epoch == name.epoch => {
-                survey.learn(seal.progress);
+            Some(mut seal) if seal.epoch == name.epoch => {
+                replaced.extend(&seal.origin.replaces);
+                seal.origin.replaces.retain(|it| *it < name.generation);
+                survey.learn(seal.progress.clone());
                 // What was copied into a newer one, and not deleted, counts there.
                 let seqs = seal.seqs.without(&held);
                 held.insert_all(&seqs);
-                let bytes = chain::share(seal.bytes, seqs.count(), seal.seqs.count());
-                survey.add(*name, path, seqs, (bytes, seal.disk_bytes));
+                seal.bytes = chain::share(seal.bytes, seqs.count(), seal.seqs.count());
+                seal.seqs = seqs;
+                survey.add(Database::sealed(*name, path.clone(), seal));
             }
             _ => open.push((*name, path)),
         }
@@ -172,6 +185,12 @@ fn survey(listing: &Listing, progress: Option<Progress>) -> io::Result<Survey> {
     // A batch that failed in one database was written again to another.
     for (name, path) in open {
         survey.scan(name, path, &mut held)?;
+    }
+    for database in &mut survey.databases {
+        // What another one holds is not left out.
+        let dropped = &mut database.origin.dropped;
+        *dropped = dropped.without(&held);
+        survey.dropped.insert_all(dropped);
     }
     survey.databases.sort_by_key(|database| database.name);
     Ok(survey)
@@ -188,25 +207,20 @@ impl Survey {
         }
     }
 
-    fn add(&mut self, name: Name, path: &Path, seqs: Ranges, (bytes, disk_bytes): (u64, u64)) {
-        let end = seqs.last().map_or(0, |last| last.saturating_add(1));
+    fn add(&mut self, database: Database) {
+        let last = database.seqs.last();
+        let end = last.map_or(0, |last| last.saturating_add(1));
         self.seq_end = self.seq_end.max(end);
-        self.databases.push(Database {
-            name,
-            path: path.to_owned(),
-            seqs,
-            bytes,
-            disk_bytes,
-            is_partial: false,
-        });
+        self.databases.push(database);
     }
 
     /// Takes what the raw files of a database hold.
     fn scan(&mut self, name: Name, path: &Path, held: &mut Ranges) -> io::Result<()> {
         // After a kill it may be in memory only, and is to be believed for good.
-        let synced = data_files(path)
-            .iter()
-            .all(|file| File::open(file).and_then(|it| it.sync_data()).is_ok());
+        let synced = data_files(path).is_ok_and(|files| {
+            let mut files = files.iter();
+            files.all(|file| File::open(file).and_then(|it| it.sync_data()).is_ok())
+        });
         let mut reader = Reader::open(path, name)?;
         self.is_partial |= reader.is_partial;
         if let Some(progress) = reader.progress.take() {
@@ -227,10 +241,16 @@ impl Survey {
             .fold(0_u64, |sum, (_, bytes)| {
                 sum.saturating_add(head::weight(bytes))
             });
-        self.add(name, path, seqs, (bytes, chain::disk_bytes(path)));
-        if let Some(database) = self.databases.last_mut() {
-            database.is_partial = reader.is_partial;
-        }
+        self.add(Database {
+            name,
+            path: path.to_owned(),
+            seqs,
+            bytes,
+            disk_bytes: chain::disk_bytes(path),
+            is_partial: reader.is_partial,
+            contents: None,
+            origin: Origin::default(),
+        });
         self.scanned.push(name.generation);
         if synced && !reader.is_partial {
             self.unsealed.push(name.generation);
@@ -280,6 +300,7 @@ fn balance(meta: Option<Meta>, found: &Survey, findings: &mut Vec<Finding>) -> A
     progress.done.insert(0, known_from.saturating_sub(1));
     let mut missing = Ranges::of(known_from, progress.seq_next.saturating_sub(1))
         .without(&progress.done)
+        .without(&found.dropped)
         .without(&held);
     if progress.is_cut() {
         // What is done above here was not written down.
@@ -287,23 +308,8 @@ fn balance(meta: Option<Meta>, found: &Survey, findings: &mut Vec<Finding>) -> A
         progress.done.insert_all(&missing.within(end, u64::MAX));
         missing = missing.without(&progress.done);
     }
-    let damaged = missing.without(&progress.full);
-    let made_room = missing.without(&damaged);
-    for (ranges, cause) in [
-        (&made_room, GoneCause::Full),
-        (&damaged, GoneCause::Damaged),
-    ] {
-        for (first, last) in ranges.parts() {
-            let beyond = !is_certain && *first >= found.seq_end;
-            findings.push(Finding::Gone(Gone {
-                first: Seq(*first),
-                last: Seq(*last),
-                // Beyond what is held it is not known that there were any.
-                count: if beyond { 1 } else { last - first + 1 },
-                cause,
-            }));
-        }
-    }
+    let sure_end = if is_certain { u64::MAX } else { found.seq_end };
+    name_losses(&missing, &progress, sure_end, findings);
     if !missing.is_empty() && !found.scanned.is_empty() {
         let scanned = found.databases.iter();
         let scanned = scanned.filter(|it| found.scanned.contains(&it.name.generation));
@@ -317,6 +323,31 @@ fn balance(meta: Option<Meta>, found: &Survey, findings: &mut Vec<Finding>) -> A
         progress,
         owed: missing,
     }
+}
+
+/// Names what is missing and what was given up. At or above `sure_end` it is not known that there were any.
+fn name_losses(missing: &Ranges, progress: &Progress, sure_end: u64, findings: &mut Vec<Finding>) {
+    let damaged = missing.without(&progress.full);
+    let made_room = missing.without(&damaged);
+    for (ranges, cause) in [
+        (&made_room, GoneCause::Full),
+        (&damaged, GoneCause::Damaged),
+    ] {
+        for (first, last) in ranges.parts() {
+            findings.push(Finding::Gone(Gone {
+                first: Seq(*first),
+                last: Seq(*last),
+                count: if *first >= sure_end {
+                    1
+                } else {
+                    last - first + 1
+                },
+                cause,
+            }));
+        }
+    }
+    // These are done, and were named when it was decided; nobody knows whether that arrived.
+    findings.extend(progress.notes.all().map(Finding::Gone));
 }
 
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {

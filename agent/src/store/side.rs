@@ -15,6 +15,8 @@ use std::{
 use quorate_core::units::{Epoch, Seq};
 
 use super::{
+    contents::Contents,
+    note::Notes,
     ranges::Ranges,
     value::{self, Kind, Value},
 };
@@ -28,7 +30,7 @@ const SEALED: &str = "sealed";
 const PLACE_BYTES: usize = 8_192;
 
 /// Ranges that one place, and one mark in a database, hold.
-const PROGRESS_PARTS_MAX: usize = 500;
+const PROGRESS_PARTS_MAX: usize = 470;
 /// Ranges of what was given up to make room; of more the highest are told as damaged after a restart.
 const FULL_PARTS_MAX: usize = 4;
 
@@ -79,6 +81,8 @@ pub(super) struct Progress {
     pub(super) done: Ranges,
     /// Given up to make room, and not known to the receiver yet: why these are missing at the next opening.
     pub(super) full: Ranges,
+    /// Given up on purpose and done, and not known to the receiver yet.
+    pub(super) notes: Notes,
 }
 
 impl Progress {
@@ -87,6 +91,7 @@ impl Progress {
         Self {
             done: self.done.without(owed),
             full: self.full.clone(),
+            notes: self.notes.clone(),
             ..*self
         }
     }
@@ -96,10 +101,11 @@ impl Progress {
         self.done.parts().len() >= PROGRESS_PARTS_MAX
     }
 
-    /// Its bytes. Of a set in more than 500 pieces the highest are left out: their records come again, as repeats.
+    /// Its bytes. Of a set in more than 470 pieces the highest are left out: their records come again, as repeats.
     pub(super) fn payload(&self) -> Vec<u8> {
         let mut bytes = self.seq_next.to_le_bytes().to_vec();
         self.done.encode(PROGRESS_PARTS_MAX, &mut bytes);
+        self.notes.encode(&mut bytes);
         self.full.encode(FULL_PARTS_MAX, &mut bytes);
         bytes
     }
@@ -115,6 +121,7 @@ impl Progress {
             number,
             seq_next: u64::from_le_bytes(*seq_next),
             done: Ranges::decode(bytes)?,
+            notes: Notes::decode(bytes)?,
             full: Ranges::decode(bytes)?,
         })
     }
@@ -224,6 +231,50 @@ pub(super) struct Seal {
     pub(super) disk_bytes: u64,
     /// The progress when it was sealed.
     pub(super) progress: Progress,
+    /// What it holds by class and age; `None` where nobody counted.
+    pub(super) contents: Option<Contents>,
+    /// What it was made from, if it was not filled by commits.
+    pub(super) origin: Origin,
+}
+
+/// A database that was made from others, of which it keeps a part. The seal that says so is the moment from which it
+/// stands for them: what they hold beside it does not count any more, and neither do they.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// How often its records were thinned.
+    pub(super) level: u8,
+    /// Generations of those that it replaces, all lower than its own.
+    pub(super) replaces: Vec<u64>,
+    /// What was left out, now and when those were made: done, and told by a note.
+    pub(super) dropped: Ranges,
+}
+
+impl Origin {
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.push(self.level);
+        let count = u32::try_from(self.replaces.len()).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&count.to_le_bytes());
+        for generation in &self.replaces {
+            bytes.extend_from_slice(&generation.to_le_bytes());
+        }
+        self.dropped.encode(usize::MAX, bytes);
+    }
+
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let (level, rest) = bytes.split_first()?;
+        let (count, rest) = rest.split_first_chunk::<4>()?;
+        let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
+        let (words, mut rest) = rest.split_at_checked(count.checked_mul(8)?)?;
+        let words = words.chunks_exact(8);
+        let replaces = words.map(|word| word.try_into().map(u64::from_le_bytes));
+        let origin = Self {
+            level: *level,
+            replaces: replaces.collect::<Result<_, _>>().ok()?,
+            dropped: Ranges::decode(&mut rest)?,
+        };
+        *bytes = rest;
+        Some(origin)
+    }
 }
 
 impl Seal {
@@ -235,6 +286,15 @@ impl Seal {
         let word = |at: usize| words[at..at + 8].try_into().map(u64::from_le_bytes).ok();
         let progress = Progress::take(word(16)?, &mut rest)?;
         let seqs = Ranges::decode(&mut rest)?;
+        // Seals of the first form end here.
+        let (mut contents, mut origin) = (None, Origin::default());
+        if let Some((is_counted, more)) = rest.split_first() {
+            rest = more;
+            if *is_counted == 1 {
+                contents = Some(Contents::decode(&mut rest)?);
+            }
+            origin = Origin::decode(&mut rest)?;
+        }
         if !rest.is_empty() || seqs.count() != value.seq.0 {
             return None;
         }
@@ -244,6 +304,8 @@ impl Seal {
             bytes: word(0)?,
             disk_bytes: word(8)?,
             progress,
+            contents,
+            origin,
         })
     }
 
@@ -255,6 +317,11 @@ impl Seal {
         }
         payload.extend_from_slice(&self.progress.payload());
         self.seqs.encode(usize::MAX, &mut payload);
+        payload.push(u8::from(self.contents.is_some()));
+        if let Some(contents) = &self.contents {
+            contents.encode(&mut payload);
+        }
+        self.origin.encode(&mut payload);
         let bytes = encoded(Kind::Seal, self.epoch, self.seqs.count(), &payload);
         write_whole(database, SEALED, &bytes)
     }
@@ -287,7 +354,7 @@ mod tests {
 
     use std::{fs, path::Path};
 
-    use super::{Meta, Progress, ProgressFile, Ranges, Seal};
+    use super::{Contents, Meta, Origin, Progress, ProgressFile, Ranges, Seal};
 
     fn flip(path: &Path, at: usize) {
         let mut bytes = fs::read(path).unwrap();
@@ -301,6 +368,7 @@ mod tests {
             seq_next: 41,
             done: Ranges::of(1, number),
             full: Ranges::of(2, number),
+            ..Progress::default()
         }
     }
 
@@ -351,6 +419,12 @@ mod tests {
             bytes: 55_555,
             disk_bytes: 65_536,
             progress: state(9),
+            contents: Some(Contents::default()),
+            origin: Origin {
+                level: 3,
+                replaces: vec![1, 2],
+                dropped: Ranges::of(77, 78),
+            },
         };
         seal.write(directory.path()).unwrap();
         assert_eq!(Seal::read(directory.path()), Some(seal));

@@ -63,7 +63,14 @@ impl Outbox {
         // sled takes up to twice the records where commits are small.
         // And it has zeros ahead of it, twice where a new database begins.
         let ahead = head::ahead_bytes(self.options.database_bytes_max()).saturating_mul(2);
-        let needed = bytes.saturating_mul(2).saturating_add(ahead + 16_384);
+        let mut needed = bytes.saturating_mul(2).saturating_add(ahead + 16_384);
+        if matches!(
+            self.options.on_full,
+            OnFull::Thin | OnFull::DropLowestPriority
+        ) {
+            // The old ones go after the new one is made.
+            needed = needed.saturating_add(self.options.database_bytes_max().saturating_mul(3) / 2);
+        }
         loop {
             let is_over = self.disk_bytes().saturating_add(needed) > size_max;
             if !is_over && self.databases.len() <= DATABASES_MAX {
@@ -75,8 +82,16 @@ impl Outbox {
             if !is_over {
                 return Ok(());
             }
-            if self.options.on_full == OnFull::RejectNew {
-                return Err(fault("full", "the outbox has reached its size"));
+            let is_made = match self.options.on_full {
+                OnFull::RejectNew => {
+                    return Err(fault("full", "the outbox has reached its size"));
+                }
+                OnFull::DropOldest => false,
+                OnFull::DropLowestPriority => self.displace(),
+                OnFull::Thin => self.thin() || self.displace(),
+            };
+            if is_made {
+                continue;
             }
             if self.databases.is_empty() {
                 if self.head.as_ref().is_none_or(|head| head.seqs.is_empty()) {
@@ -149,7 +164,9 @@ impl Outbox {
         for database in &self.databases {
             let waits = database.pending(&self.progress.done) > 0;
             let below = database.seqs.last().is_some_and(|last| last < first);
+            let is_whole = database.origin.dropped.is_empty();
             if waits
+                && is_whole
                 && below
                 && !database.is_partial
                 && database.bytes <= (bytes_max / 16).min(left)

@@ -79,8 +79,18 @@ fn look(path: &Path) -> Result<Verification, StoreFault> {
         return Err(fault("missing", "there is no store"));
     }
     let mut shown = Vec::new();
-    for (name, database) in &listing.databases {
+    let (mut replaced, mut dropped) = (Vec::new(), Ranges::default());
+    let mut newest_first: Vec<_> = listing.databases.iter().collect();
+    newest_first.sort_by_key(|(name, _)| std::cmp::Reverse(name.generation));
+    for (name, database) in newest_first {
+        if replaced.contains(&name.generation) {
+            continue;
+        }
         let seal = Seal::read(database).filter(|seal| seal.epoch == name.epoch);
+        if let Some(seal) = &seal {
+            replaced.extend(&seal.origin.replaces);
+            dropped.insert_all(&seal.origin.dropped);
+        }
         let reader = Reader::open(database, *name).map_err(|error| io_fault(&error))?;
         let inside = seal.as_ref().map(|seal| seal.progress.clone());
         for other in [reader.progress.clone(), inside].into_iter().flatten() {
@@ -90,6 +100,7 @@ fn look(path: &Path) -> Result<Verification, StoreFault> {
         }
         shown.push((*name, seal.map(|seal| seal.seqs), reader.seqs()));
     }
+    shown.sort_by_key(|(name, _, _)| *name);
     let progress = progress.unwrap_or_default();
     let mut held = Ranges::default();
     let mut end = progress.seq_next;
@@ -105,6 +116,7 @@ fn look(path: &Path) -> Result<Verification, StoreFault> {
     }
     let missing = Ranges::of(1, end.saturating_sub(1))
         .without(&progress.done)
+        .without(&dropped)
         .without(&held);
     Ok(Verification {
         epoch: meta.map(|meta| meta.epoch),

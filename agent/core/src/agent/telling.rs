@@ -56,6 +56,9 @@ impl Agent {
             GoneCause::Damaged => 1,
             GoneCause::NotStored => 2,
             GoneCause::Refused => 3,
+            GoneCause::Displaced => 4,
+            GoneCause::Thinned => 5,
+            GoneCause::Expired => 6,
         };
         self.counters.records_gone[index] += loss.count;
         self.outbox.gone(loss.first, loss.last);

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use quorate_core::units::Seq;
+use quorate_core::{event::GoneCause, units::Seq};
 
 use super::{
     Finding, Opened, Options, all, copy, cut_off, database, databases, open, record, records,
@@ -92,7 +92,9 @@ fn survives(damaged: &Path, waiting: &BTreeSet<u64>, what: &str) -> usize {
     );
     // It goes on, and knows the same when it is opened again, once the receiver knows what is gone.
     if let (Some(first), Some(last)) = (named.first(), named.last()) {
-        opened.outbox.acknowledge_loss(Seq(*first), Seq(*last));
+        opened
+            .outbox
+            .acknowledge_loss(Seq(*first), Seq(*last), GoneCause::Damaged);
     }
     for next in (opened.seq_next.0..).take(3) {
         opened.outbox.append(&records(next..=next)).unwrap();

@@ -126,7 +126,7 @@ fn what_made_room_is_named_again_after_a_kill_until_the_receiver_knows() {
     }
     assert_eq!(findings("still"), 1);
     let (first, last) = (gone[0].first, gone[0].last);
-    opened.outbox.acknowledge_loss(first, last);
+    opened.outbox.acknowledge_loss(first, last, GoneCause::Full);
     assert_eq!(findings("known"), 0);
 }
 
@@ -146,7 +146,9 @@ fn a_refused_record_is_given_up_by_name() {
     assert_eq!(all(&opened).len(), 8);
     opened.outbox.discard(Seq(4), Seq(4));
     assert_eq!(opened.outbox.take_gone(), [], "only once");
-    opened.outbox.acknowledge_loss(Seq(4), Seq(4));
+    opened
+        .outbox
+        .acknowledge_loss(Seq(4), Seq(4), GoneCause::Refused);
     opened.outbox.close().unwrap();
     let again = open(&options).unwrap();
     assert_eq!((all(&again).len(), again.findings), (8, vec![]));
@@ -323,6 +325,20 @@ fn large_records_are_kept_and_one_too_large_is_refused() {
     let image = reopen(&root.path().join("image"));
     let expected = [large, records(10..=10)].concat();
     assert_eq!((all(&image), image.findings.len()), (expected, 0));
+    drop(image);
+    // What lies in place of the folder of large records hides none of them silently.
+    let cut = root.path().join("image");
+    let database = databases(&cut).remove(0);
+    fs::remove_dir_all(database.join("blobs")).unwrap();
+    fs::write(database.join("blobs"), b"no folder").unwrap();
+    fs::remove_file(database.join("sealed")).unwrap_or_default();
+    let opened = reopen(&cut);
+    let named = opened.findings.iter().filter_map(|finding| match finding {
+        Finding::Gone(gone) => Some(gone.count),
+        _ => None,
+    });
+    let held = u64::try_from(all(&opened).len()).unwrap();
+    assert!(held >= 7 && named.sum::<u64>() + held == 10, "{held}");
 }
 
 #[test]
