@@ -10,14 +10,18 @@ pub mod announcement;
 pub mod assembly;
 pub mod checkpoint;
 pub mod clock;
+pub mod command;
+pub mod command_command;
 pub mod commands;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod durable;
+pub mod execution;
 pub mod explain;
 pub mod http;
 pub mod inference;
 pub mod inflight;
+pub mod logging;
 pub mod mqtt;
 pub mod outbox_command;
 pub mod outbox_look;

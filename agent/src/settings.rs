@@ -6,10 +6,12 @@
 //! Invariant: what [`Settings::load`] accepts needs no further check of form; [`Settings::core_config`] adds what only
 //! the models' manifests know.
 
+mod commands;
 mod convert;
 mod delivery;
 mod file;
 mod overrides;
+mod shown;
 mod sources;
 mod values;
 
@@ -26,6 +28,7 @@ use quorate_firmware_bridge::{
 use thiserror::Error;
 
 use crate::{
+    command::Keyring,
     mqtt::{BrokerUrl, Encoding, Protocol},
     store::OnFull,
 };
@@ -70,6 +73,10 @@ pub struct Settings {
     pub http: Http,
     /// The least important log lines that are written.
     pub log_level: tracing::Level,
+    /// Who may give commands.
+    pub keyring: Keyring,
+    /// The file with the environment's values laid over it, without secrets, JSON.
+    pub shown: String,
 }
 
 /// One bus.

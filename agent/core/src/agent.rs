@@ -5,6 +5,7 @@
 //! Invariants: [`Agent::handle`] is total and returns no error; the same configuration, start and events give the same
 //! actions; a vote is given for every tick of the grid, once.
 
+mod commanding;
 mod memory;
 mod picture;
 mod telling;
@@ -15,6 +16,7 @@ use alloc::{string::String, vec::Vec};
 
 use crate::{
     checkpoint,
+    command::Commands,
     config::{Config, Recovered},
     device::Devices,
     event::{AckOutcome, Action, Event, InferenceFault, ProbeFault, StoredRecord, Worker},
@@ -26,7 +28,7 @@ use crate::{
     quantity::{Change, Quantity},
     record::{Body, InputSummary, Occurrence},
     sensor::Sensor,
-    units::{BatchId, BootId, ModelId, Mono, SensorId, Seq, WallAnchor},
+    units::{BatchId, BootId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
     vitals::{Debts, Vitals},
     vote::Quality,
 };
@@ -54,6 +56,10 @@ pub struct Agent {
     counters: Counters,
     changes: Vec<Change>,
     checkpoint_next: Mono,
+    epoch: Epoch,
+    commands: Commands,
+    /// Whether commands can come: `off`, `waiting`, `listening` or `refused`.
+    command_state: &'static str,
 }
 
 impl Agent {
@@ -89,6 +95,9 @@ impl Agent {
             counters: Counters::default(),
             changes: Vec::new(),
             checkpoint_next: now.plus_ms(checkpoint::PERIOD_MS),
+            epoch: recovered.epoch,
+            commands: Commands::default(),
+            command_state: "off",
             config,
         }
     }
@@ -106,7 +115,7 @@ impl Agent {
         let link = self.link.as_ref().and_then(Link::next_deadline);
         let outbox = self.outbox.next_deadline(self.link_is_up());
         let own = self.vitals.next_deadline().min(self.checkpoint_next);
-        let others = [Some(own), link, outbox];
+        let others = [Some(own), link, outbox, self.commands.next_deadline()];
         quantities
             .chain(others.into_iter().flatten())
             .min()
@@ -130,10 +139,7 @@ impl Agent {
                 tick,
                 outcome,
             } => self.take_inference(now, model, tick, outcome, actions),
-            Event::Stored { first, last } => {
-                self.counters.records_stored += self.outbox.stored(now, first, last);
-                self.note_lost();
-            }
+            Event::Stored { first, last } => self.take_stored(now, (first, last), actions),
             Event::StoreFailed { first, last, fault } => {
                 self.counters.store_faults += 1;
                 self.outbox.store_failed(now, first, last, fault);
@@ -165,6 +171,10 @@ impl Agent {
                 inflight_max,
             } => self.gain_link(now, packet_bytes_max, inflight_max, actions),
             Event::LinkDown { fault } => self.lose_link(now, fault, actions),
+            Event::Recalled { first, last, count } => {
+                self.conclude_replays(now, (first, last), count, actions);
+            }
+            Event::Command(event) => self.take_command_event(now, event, actions),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
@@ -186,6 +196,7 @@ impl Agent {
         if now >= self.checkpoint_next {
             self.save(now, actions);
         }
+        self.advance_commands(now, actions);
         self.outbox.advance(now, self.link_is_up(), actions);
         if now >= self.vitals.next_deadline() {
             let debts = self.debts();
@@ -400,6 +411,9 @@ impl Agent {
     fn lose_link(&mut self, now: Mono, fault: crate::event::LinkFault, actions: &mut Vec<Action>) {
         self.counters.link_faults += 1;
         self.outbox.link_down();
+        if self.command_state == "listening" {
+            self.command_state = "waiting";
+        }
         let Some(link) = &mut self.link else { return };
         let was_up = link.is_up();
         link.transition_to_down(now, fault.clone(), &mut self.random);

@@ -8,6 +8,7 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 
 use crate::{
     checkpoint::Checkpoint,
+    command::{CommandEvent, CommandId, Deed, ReplyTo},
     record::Record,
     units::{BatchId, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
@@ -93,6 +94,17 @@ pub enum Event {
         /// Why.
         fault: LinkFault,
     },
+    /// Delivered records that are still kept wait again, as an [`Action::Recall`] asked.
+    Recalled {
+        /// As in the action.
+        first: Seq,
+        /// As in the action.
+        last: Seq,
+        /// How many wait again.
+        count: u64,
+    },
+    /// Something of a command from outside.
+    Command(CommandEvent),
     /// The broker answered one message of this connection.
     Acked {
         /// As in [`Action::Publish`].
@@ -281,6 +293,41 @@ pub enum Action {
         /// The records, in order.
         records: Vec<StoredRecord>,
     },
+    /// Let delivered records that are still kept wait for delivery again; answered by [`Event::Recalled`].
+    Recall {
+        /// Lowest sequence number.
+        first: Seq,
+        /// Highest sequence number.
+        last: Seq,
+    },
+    /// Carry out a command; answered by [`Event::CommandDone`].
+    Execute {
+        /// Which one.
+        id: CommandId,
+        /// What it asks for.
+        deed: Deed,
+    },
+    /// Open the probe of a sensor anew before the next sample.
+    Reopen {
+        /// Which sensor.
+        sensor: SensorId,
+    },
+    /// Answer a command. Nobody waits for it: without a connection it is lost.
+    Reply {
+        /// Where to.
+        to: ReplyTo,
+        /// The answer, JSON.
+        payload: String,
+    },
+    /// A command that was taken has come to its end.
+    Settled {
+        /// The key that signed it.
+        key: Option<String>,
+        /// Its number.
+        counter: u64,
+    },
+    /// End in order, with the exit status that asks the service manager for a new start.
+    Restart,
     /// Delete every record from `first` to `last`: they are delivered.
     Forget {
         /// Lowest sequence number.

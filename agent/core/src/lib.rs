@@ -13,6 +13,7 @@ extern crate alloc;
 pub mod agent;
 mod breaker;
 pub mod checkpoint;
+pub mod command;
 pub mod config;
 mod device;
 pub mod event;

@@ -172,6 +172,11 @@ impl Outbox {
         }
     }
 
+    /// Whether the store owes an answer for this record.
+    pub(crate) fn awaits(&self, seq: Seq) -> bool {
+        self.storing.contains_key(&seq)
+    }
+
     /// The sequence number that the next record gets.
     pub(crate) fn seq_next(&self) -> Seq {
         self.seq_next

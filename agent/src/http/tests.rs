@@ -10,8 +10,8 @@ use std::{
 use quorate_core::{
     event::StoreReport,
     health::{
-        ChannelHealth, Condition, Counters, LinkHealth, ModelHealth, QuantityHealth, SensorHealth,
-        StoreHealth,
+        ChannelHealth, CommandsHealth, Condition, Counters, LinkHealth, ModelHealth,
+        QuantityHealth, SensorHealth, StoreHealth,
     },
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
@@ -87,6 +87,10 @@ fn sample() -> Health {
             retry: Some(Mono(104_000)),
             inflight: 0,
         }),
+        commands: CommandsHealth {
+            state: "listening",
+            in_progress: 0,
+        },
         stalled: vec![],
         counters: Counters {
             votes: [1, 2, 3, 4],

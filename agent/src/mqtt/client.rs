@@ -8,21 +8,22 @@
 //! Acknowledgements that the client gave out before a fault are told before it. (Those that came in the same read as the
 //! end of the connection it throws away; their records are sent again, and a receiver drops the repeats.)
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use crossbeam_channel::TrySendError;
 use quorate_core::{
+    command::{CommandEvent, ReplyTo},
     event::{AckOutcome, Event, LinkFault, StoredRecord},
     units::BatchId,
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
     Command, Options, batch,
-    fault::fault,
+    fault::{OVERSIZED, fault},
+    outlet::Outlet,
     protocol::{self, Client, Connection, Heard, Limits, Outgoing, Queued},
     setup,
 };
@@ -30,8 +31,11 @@ use crate::inflight::{Inflight, Message};
 
 /// How long the farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often a full event queue of the core is tried again.
-const OUTLET_RETRY: Duration = Duration::from_millis(2);
+/// After a packet that was larger than agreed the commands are not subscribed to for this long: where the broker keeps that
+/// packet, it would come again with every connection.
+const DEAF: Duration = Duration::from_secs(600);
+/// The answer where the real one is too large for the broker.
+const REPLY_TOO_LARGE: &str = r#"{"outcome":"unknown","reason":"too-large-for-the-broker"}"#;
 /// MQTT 5 reason "packet too large".
 const REASON_PACKET_TOO_LARGE: u8 = 0x95;
 /// The thread's whole state.
@@ -41,6 +45,8 @@ pub(super) struct Link {
     outlet: Outlet,
     /// The retained status that every connection begins with.
     online: String,
+    /// Until then commands are not subscribed to.
+    deaf_until: Option<Instant>,
 }
 
 /// How a connection ended.
@@ -70,6 +76,7 @@ impl Link {
             options,
             commands,
             outlet: Outlet::new(events),
+            deaf_until: None,
         }
     }
 
@@ -79,6 +86,9 @@ impl Link {
             loop {
                 match self.connection().await {
                     Ended::Fault(fault) => {
+                        if fault.cause == OVERSIZED {
+                            self.deaf_until = Some(Instant::now() + DEAF);
+                        }
                         self.outlet.push(Event::LinkDown { fault });
                         break;
                     }
@@ -108,7 +118,9 @@ impl Link {
                     Some(Command::Stop) | None => return false,
                     Some(Command::Status(json)) => self.online = json,
                     // The connection that these are for has been reported as down.
-                    Some(Command::Publish { .. } | Command::Disconnect { .. }) => {}
+                    Some(
+                        Command::Publish { .. } | Command::Disconnect { .. } | Command::Reply { .. },
+                    ) => {}
                 },
                 () = self.outlet.wait(), if !self.outlet.is_empty() => {}
             }
@@ -128,8 +140,10 @@ impl Link {
             Ok(connection) => connection,
             Err(fault) => return Ended::Fault(fault),
         };
+        let deaf = self.deaf_until.is_some_and(|until| Instant::now() < until);
         let (outlet, commands) = (&mut self.outlet, &mut self.commands);
         let mut session = Session::new(&self.options, client, &mut self.online);
+        session.deaf = deaf;
         loop {
             let ended = tokio::select! {
                 command = commands.recv(), if !session.stopping => session.command(command, outlet),
@@ -168,6 +182,8 @@ struct Session<'a> {
     silence_max: Duration,
     deadline: Instant,
     stopping: bool,
+    /// Commands are not subscribed to.
+    deaf: bool,
 }
 
 impl<'a> Session<'a> {
@@ -182,6 +198,7 @@ impl<'a> Session<'a> {
             silence_max: silence_max(options.keep_alive_s),
             deadline: Instant::now() + Duration::from_millis(options.connect_timeout_ms),
             stopping: false,
+            deaf: false,
         }
     }
 
@@ -223,6 +240,10 @@ impl<'a> Session<'a> {
                 *self.online = json;
                 None
             }
+            Some(Command::Reply { to, payload }) => {
+                self.reply(to, payload);
+                None
+            }
             Some(Command::Stop) | None => self.farewell(),
         }
     }
@@ -251,9 +272,55 @@ impl<'a> Session<'a> {
             payload: json.as_bytes().to_vec(),
             retain: self.retain,
             about: None,
+            correlation: None,
         };
         if self.client.publish(status, packet_bytes_max) == Queued::Taken {
             self.inflight.queued(message);
+        }
+    }
+
+    /// Answers a command; an answer that cannot be sent is lost, its record is not.
+    fn reply(&mut self, to: ReplyTo, payload: String) {
+        let Some(packet_bytes_max) = self.packet_bytes_max else {
+            return;
+        };
+        let ReplyTo { topic, correlation } = to;
+        let answer = |payload: String| Outgoing {
+            topic: topic.clone(),
+            payload: payload.into_bytes(),
+            retain: false,
+            about: Some(("application/json", Vec::new())),
+            correlation: correlation.clone(),
+        };
+        let mut queued = self.client.publish(answer(payload), packet_bytes_max);
+        if queued == Queued::TooLarge {
+            let short = answer(REPLY_TOO_LARGE.to_owned());
+            queued = self.client.publish(short, packet_bytes_max);
+        }
+        if queued == Queued::Taken {
+            self.inflight.queued(Message::Reply);
+        } else {
+            tracing::warn!("the answer to a command cannot be sent");
+        }
+    }
+
+    /// Hands a message to those who check it; nobody waits for them.
+    fn message(&self, incoming: super::Incoming) {
+        let Some(sender) = &self.options.incoming else {
+            return;
+        };
+        if sender.try_send(incoming).is_err() {
+            tracing::debug!("commands come faster than they can be checked");
+        }
+    }
+
+    fn subscribe(&mut self, outlet: &mut Outlet) {
+        if self.options.incoming.is_none() {
+            return;
+        }
+        let filter = setup::commands_filter(self.options);
+        if self.deaf || !self.client.subscribe(filter) {
+            subscribed(false, outlet);
         }
     }
 
@@ -278,6 +345,7 @@ impl<'a> Session<'a> {
             payload: message.payload,
             retain: false,
             about: Some((message.content_type, message.user_properties)),
+            correlation: None,
         };
         match self.client.publish(message, packet_bytes_max) {
             Queued::Taken => {
@@ -303,6 +371,14 @@ impl<'a> Session<'a> {
             Heard::Connected(limits) => self.connected(limits, outlet),
             Heard::Acknowledged { packet, outcome } => self.acknowledged(packet, outcome, outlet),
             Heard::Life => None,
+            Heard::Message(incoming) => {
+                self.message(incoming);
+                None
+            }
+            Heard::Subscribed { accepted } => {
+                subscribed(accepted, outlet);
+                None
+            }
             // What we send proves no life.
             Heard::Sent(packet) => {
                 return self
@@ -346,6 +422,7 @@ impl<'a> Session<'a> {
             packet_bytes_max,
             inflight_max,
         });
+        self.subscribe(outlet);
         None
     }
 
@@ -360,67 +437,20 @@ impl<'a> Session<'a> {
                 outlet.push(Event::Acked { batch, outcome });
                 None
             }
-            Ok(Message::Status) => None,
+            Ok(Message::Status | Message::Reply) => None,
             Ok(Message::Farewell) => (!self.client.disconnect()).then_some(Ended::Stopped),
             Err(error) => Some(Ended::Fault(fault("protocol", &error.to_string()))),
         }
     }
 }
 
+fn subscribed(accepted: bool, outlet: &mut Outlet) {
+    outlet.push(Event::Command(CommandEvent::Subscribed { accepted }));
+}
+
 /// One and a half keep-alives: the client pings once per keep-alive, so a living broker is heard within one.
 fn silence_max(keep_alive_s: u16) -> Duration {
     Duration::from_millis(u64::from(keep_alive_s.max(1)) * 1500)
-}
-
-/// The way of events to the core. It never blocks the runtime: what finds the queue full waits here, and as long as it
-/// does nothing more is taken from the client, so that what waits is bounded by the messages in flight.
-struct Outlet {
-    events: crossbeam_channel::Sender<Event>,
-    waiting: VecDeque<Event>,
-    /// The core is gone.
-    closed: bool,
-}
-
-impl Outlet {
-    const fn new(events: crossbeam_channel::Sender<Event>) -> Self {
-        Self {
-            events,
-            waiting: VecDeque::new(),
-            closed: false,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    fn push(&mut self, event: Event) {
-        self.waiting.push_back(event);
-        self.retry();
-    }
-
-    fn retry(&mut self) {
-        while let Some(event) = self.waiting.pop_front() {
-            match self.events.try_send(event) {
-                Ok(()) => {}
-                Err(TrySendError::Full(event)) => {
-                    self.waiting.push_front(event);
-                    return;
-                }
-                Err(TrySendError::Disconnected(_)) => {
-                    self.closed = true;
-                    self.waiting.clear();
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Waits a moment and tries again; may be dropped at any point.
-    async fn wait(&mut self) {
-        sleep(OUTLET_RETRY).await;
-        self.retry();
-    }
 }
 
 #[cfg(test)]

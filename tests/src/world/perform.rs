@@ -68,6 +68,13 @@ impl World {
                 }
                 self.outcome.discarded += 1;
             }
+            // Nobody gives commands here.
+            Action::Recall { .. }
+            | Action::Execute { .. }
+            | Action::Reopen { .. }
+            | Action::Reply { .. }
+            | Action::Settled { .. }
+            | Action::Restart => {}
             Action::Settle { first, last, cause } => self.disk.settle(first, last, cause),
             Action::Checkpoint(checkpoint) => {
                 // Written in one piece beside the outbox, or not at all.
