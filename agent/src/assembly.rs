@@ -9,6 +9,7 @@ use quorate_core::{
     agent::Agent,
     config::{Config, Recovered},
     event::Event,
+    units::{BootId, Epoch},
 };
 use quorate_models::Runner;
 
@@ -16,10 +17,14 @@ use crate::{
     announcement::Announcement,
     checkpoint,
     clock::{self, Clock},
-    http, inference, live, mqtt,
+    command::{self, Desk},
+    execution::Execution,
+    http, inference, live,
+    logging::Logging,
+    mqtt,
     outcome::Outcome,
     shell::{Hand, Poll, Shell},
-    store,
+    state, store,
     supervisor::Supervisor,
 };
 
@@ -43,6 +48,12 @@ pub struct Parts {
     pub listen: SocketAddr,
     /// Time.
     pub clock: Clock,
+    /// Who may give commands.
+    pub keyring: command::Keyring,
+    /// The configuration in force without secrets, JSON.
+    pub configuration: String,
+    /// The log, where this process set it up.
+    pub logging: Option<Logging>,
 }
 
 /// What the voters had learned, where that can be read.
@@ -68,21 +79,50 @@ fn open(options: &store::Options) -> Result<store::Opened, Outcome> {
     Ok(opened)
 }
 
-/// Starts the connection of the records.
-fn link(options: mqtt::Options, events: &Sender<Event>) -> Result<Hand<mqtt::Commands>, Outcome> {
-    let (commands, thread) = mqtt::spawn(options, events.clone()).map_err(Outcome::failed)?;
-    Ok(Hand { commands, thread })
+/// Starts the live views on a connection of their own; none where nobody asked for one.
+fn views(parts: &Parts) -> Result<Option<mqtt::live::Feed>, Outcome> {
+    let (Some(options), Some(live)) = (&parts.mqtt, &parts.live) else {
+        return Ok(None);
+    };
+    let shape = live::Shape::new(&parts.config, &options.topic);
+    let views = live::Views::new(live, &shape);
+    let feed = mqtt::live::spawn(options.clone(), views).map_err(Outcome::failed)?;
+    Ok(Some(feed))
 }
 
-/// Starts the live views on a connection of their own.
-fn views(
-    options: &mqtt::Options,
-    live: &live::Options,
-    config: &Config,
-) -> Result<mqtt::live::Feed, Outcome> {
-    let shape = live::Shape::new(config, &options.topic);
-    let views = live::Views::new(live, &shape);
-    mqtt::live::spawn(options.clone(), views).map_err(Outcome::failed)
+/// Who checks commands; nobody where nobody may give any.
+fn desk(parts: &Parts, events: &Sender<Event>) -> Result<Option<Desk>, Outcome> {
+    let Some(mqtt) = parts.mqtt.as_ref().filter(|_| !parts.keyring.is_empty()) else {
+        return Ok(None);
+    };
+    let options = command::Options {
+        device: parts.config.device.clone(),
+        topic: mqtt.topic.clone(),
+        keyring: parts.keyring.clone(),
+        state: state::path(&parts.store.path),
+    };
+    let desk = command::spawn(options, parts.clock, events).map_err(Outcome::failed)?;
+    Ok(Some(desk))
+}
+
+/// The thread to the broker; none where there is no broker.
+fn link(
+    mqtt: Option<mqtt::Options>,
+    desk: &Option<Desk>,
+    (epoch, boot): (Epoch, BootId),
+    events: &Sender<Event>,
+) -> Result<Option<Hand<mqtt::Commands>>, Outcome> {
+    let Some(options) = mqtt else {
+        return Ok(None);
+    };
+    let options = mqtt::Options {
+        epoch,
+        boot,
+        incoming: desk.as_ref().map(|desk| desk.incoming.clone()),
+        ..options
+    };
+    let (commands, thread) = mqtt::spawn(options, events.clone()).map_err(Outcome::failed)?;
+    Ok(Some(Hand { commands, thread }))
 }
 
 /// Opens the store, binds the endpoint, starts every thread. `sensing` starts the sources.
@@ -107,22 +147,9 @@ pub fn assemble(
     let mut found: Vec<Event> = findings.filter_map(store::Finding::event).collect();
     let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());
     let store = Hand { commands, thread };
-    let views = match (&parts.mqtt, &parts.live) {
-        (Some(options), Some(live)) => Some(views(options, live, &parts.config)?),
-        _ => None,
-    };
-    let link = parts.mqtt.map(|options| {
-        let epoch = opened.epoch;
-        link(
-            mqtt::Options {
-                epoch,
-                boot,
-                ..options
-            },
-            &events,
-        )
-    });
-    let link = link.transpose()?;
+    let desk = desk(&parts, &events)?;
+    let views = views(&parts)?;
+    let link = link(parts.mqtt, &desk, (opened.epoch, boot), &events)?;
     let inference = inference::spawn(parts.runners, &events).map_err(Outcome::failed)?;
     let sensing = sensing(&events)?;
     let saved = checkpoint::path(&parts.store.path);
@@ -137,6 +164,12 @@ pub fn assemble(
     let _ = found
         .into_iter()
         .try_for_each(|event| events.try_send(event));
+    let execution = Execution {
+        device: parts.config.device.clone(),
+        boot,
+        configuration: parts.configuration,
+        logging: parts.logging,
+    };
     let announcement = Announcement::new(parts.config.device.clone(), boot.to_string());
     let shell = Shell {
         agent: Agent::recover(parts.config, recovered, parts.clock.now()),
@@ -152,6 +185,9 @@ pub fn assemble(
         announcement,
         supervisor: Supervisor::new(),
         epoch: opened.epoch,
+        desk,
+        execution,
+        restart: false,
     };
     Ok((shell, events, listening))
 }

@@ -28,7 +28,7 @@ use self::{
     sink::Sink,
 };
 use crate::{
-    commands,
+    commands, logging,
     mqtt::{
         Options,
         subscriber::{self, Request, Requests, Subscriber, Token, Told},
@@ -83,7 +83,7 @@ pub fn command(arguments: &arguments::Arguments, output: &mut impl Write) -> Res
         return report(&arguments.output, output);
     }
     let options = arguments.options()?;
-    commands::log_to_stderr(tracing::Level::INFO);
+    let _ = logging::to_stderr(tracing::Level::INFO);
     let filter = arguments.topic.clone();
     let confirm = !arguments.no_watermark;
     run(

@@ -4,14 +4,14 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, IsTerminal as _, Write},
+    io::{self, BufWriter, Write},
     net::SocketAddr,
     path::Path,
 };
 
 use crossbeam_channel::{Receiver, Sender};
 use quorate_core::{
-    config::{Config, RECORD_BYTES_MAX},
+    config::{Config, ConfirmBy, RECORD_BYTES_MAX},
     event::Event,
     units::{BootId, Epoch},
 };
@@ -25,12 +25,12 @@ use signal_hook::{
 use crate::{
     assembly::{self, Parts},
     clock::Clock,
-    explain, inference, mqtt, outbox_command, outbox_look,
+    explain, inference, logging, mqtt, outbox_command, outbox_look,
     outcome::Outcome,
     replay,
     sensing::Sensing,
     settings::Settings,
-    shell::Poll,
+    shell::{Ended, Poll},
     sources, status as status_client, store,
 };
 
@@ -51,7 +51,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
     // From here on a signal waits until the agent can end in order.
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(Outcome::failed)?;
     let settings = Settings::load(path).map_err(Outcome::refused)?;
-    log_to_stderr(settings.log_level);
+    let logging = logging::to_stderr(settings.log_level);
     let (config, runners) = load_models(&settings)?;
     let clock = Clock::real();
     let parts = Parts {
@@ -62,6 +62,9 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
         live: settings.live.clone(),
         listen: settings.http.listen,
         clock,
+        keyring: settings.keyring.clone(),
+        configuration: settings.shown.clone(),
+        logging: Some(logging),
     };
     let sources = sources::sources(&settings);
     let sensing = |events: &Sender<Event>| -> Result<Box<dyn Poll>, Outcome> {
@@ -75,8 +78,10 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
         let _ = events.send(Event::Stop);
     })
     .map_err(Outcome::failed)?;
-    shell.run();
-    Ok(())
+    match shell.run() {
+        Ended::Stopped => Ok(()),
+        Ended::Restart => Err(Outcome::Restart),
+    }
 }
 
 /// `quorate check`: everything that `run` would need, without running it.
@@ -194,9 +199,27 @@ fn describe(
         }
         None => writeln!(output, "broker: none; records are kept in the outbox")?,
     }
+    describe_commands(settings, output)?;
     writeln!(output, "endpoint http://{}/", settings.http.listen)?;
     for (sensor, reason) in missing {
         writeln!(output, "sensor {sensor} cannot be read: {reason}")?;
+    }
+    Ok(())
+}
+
+fn describe_commands(settings: &Settings, output: &mut impl Write) -> io::Result<()> {
+    let keyring = &settings.keyring;
+    for key in &keyring.keys {
+        writeln!(
+            output,
+            "key {} may command: {}",
+            key.id,
+            key.allow.join(", ")
+        )?;
+    }
+    if !keyring.allow_unsigned.is_empty() {
+        let allowed = keyring.allow_unsigned.join(", ");
+        writeln!(output, "whoever may publish may command: {allowed}")?;
     }
     Ok(())
 }
@@ -432,20 +455,13 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
         // The store and the clock know these two; the assembly fills them in.
         epoch: Epoch(0),
         boot: BootId::default(),
+        incoming: None,
+        watermark: mqtt.outbox.confirm == ConfirmBy::Watermark,
         connect_timeout_ms: mqtt.link.connect_timeout_ms,
         packet_bytes_max: PACKET_BYTES_MAX,
         inflight_max: u16::try_from(mqtt.outbox.inflight_batches_max).unwrap_or(u16::MAX),
         version: env!("CARGO_PKG_VERSION").into(),
     })
-}
-
-/// Log lines go to standard error; the service manager or a person reads them there.
-pub(crate) fn log_to_stderr(level: tracing::Level) {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_max_level(level)
-        .init();
 }
 
 /// Tells when SIGTERM or SIGINT came.

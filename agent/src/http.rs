@@ -111,6 +111,17 @@ pub fn faults(health: &Health) -> Vec<(String, String)> {
     status::faults(health)
 }
 
+/// The picture as JSON, the same as `/api/v1/status` gives.
+#[must_use]
+pub fn status_json(device: &str, version: &str, boot: BootId, shown: Shown) -> String {
+    let snapshot = Snapshot {
+        shown,
+        boot,
+        published: Instant::now(),
+    };
+    status::picture(device, version, &snapshot).to_string()
+}
+
 /// The agent's end: replaces the picture.
 #[derive(Debug)]
 pub struct Publisher {

@@ -18,6 +18,8 @@ pub enum Message {
     Batch(BatchId),
     /// The retained status.
     Status,
+    /// The answer to a command.
+    Reply,
     /// The retained status that says the agent has stopped; the last message of a connection.
     Farewell,
 }

@@ -12,15 +12,19 @@ pub mod checkpoint;
 pub mod clock;
 #[cfg(feature = "collect")]
 pub mod collect;
+pub mod command;
+pub mod command_command;
 pub mod commands;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod durable;
+pub mod execution;
 pub mod explain;
 pub mod http;
 pub mod inference;
 pub mod inflight;
 pub mod live;
+pub mod logging;
 pub mod mqtt;
 pub mod outbox_command;
 pub mod outbox_look;

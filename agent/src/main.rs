@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use quorate::{commands, outbox_look::Export, outcome::Outcome};
+use quorate::{command_command, commands, outbox_look::Export, outcome::Outcome};
 
 /// On-device inference agent: votes across redundant sensors, runs ONNX models, never loses a result.
 #[derive(Debug, Parser)]
@@ -76,10 +76,53 @@ enum Command {
     /// Receive what devices send: drop repeats, write SQLite or JSON lines, confirm, report gaps.
     #[cfg(feature = "collect")]
     Collect(quorate::collect::arguments::Arguments),
+    /// Make keys for commands, and sign commands.
+    #[command(name = "command")]
+    Order {
+        #[command(subcommand)]
+        command: OrderCommand,
+    },
     /// Look into and feed a store while the agent is stopped.
     Outbox {
         #[command(subcommand)]
         command: OutboxCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum OrderCommand {
+    /// Make a private key and print what the configuration of a device needs of it.
+    Keygen {
+        /// Where the private key goes; only its owner may read the file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Name of the key.
+        #[arg(long, default_value = "ops-1")]
+        id: String,
+    },
+    /// Sign a command and print the payload to publish on `TOPIC/cmd/COMMAND`.
+    Sign {
+        /// The private key.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Name of the key, as on the device.
+        #[arg(long)]
+        id: String,
+        /// Name of the device.
+        #[arg(long)]
+        device: String,
+        /// A number above every one used with this key; the time in milliseconds when not given.
+        #[arg(long)]
+        counter: Option<u64>,
+        /// The command.
+        #[arg(long)]
+        command: String,
+        /// Its arguments, a JSON object.
+        #[arg(long, default_value = "{}")]
+        arguments: String,
+        /// Not to be carried out after this, RFC 3339.
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
     },
 }
 
@@ -202,6 +245,28 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
                     quantity,
                 },
         } => commands::vote_explain(&config, &input, at, quantity.as_deref(), out),
+        Command::Order { command } => match command {
+            OrderCommand::Keygen { out: file, id } => command_command::keygen(&file, &id, out),
+            OrderCommand::Sign {
+                key,
+                id,
+                device,
+                counter,
+                command,
+                arguments,
+                expires,
+            } => {
+                let order = command_command::Order {
+                    id,
+                    device,
+                    counter,
+                    command,
+                    arguments,
+                    expires,
+                };
+                command_command::sign(&key, order, out)
+            }
+        },
         Command::Status { json, address } => commands::status(address, json, out),
         #[cfg(feature = "collect")]
         Command::Collect(arguments) => quorate::collect::command(&arguments, out),

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Outcome {
     /// Status 2: usage or configuration; starting again changes nothing.
     Refused(String),
+    /// Status 3: it ended in order and asks to be started again.
+    Restart,
     /// Status 1: it failed; starting again may help.
     Failed(String),
 }
@@ -18,6 +20,7 @@ impl Outcome {
         match self {
             Self::Refused(_) => 2,
             Self::Failed(_) => 1,
+            Self::Restart => 3,
         }
     }
 
@@ -36,6 +39,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(message) | Self::Failed(message) => formatter.write_str(message),
+            Self::Restart => formatter.write_str("ended for a restart, as a command asked"),
         }
     }
 }

@@ -300,11 +300,16 @@ impl<'a, W: Write> Replay<'a, W> {
             } => Ok(Some(self.infer(model, tick, &window))),
             Action::Poll { .. }
             | Action::Load { .. }
+            | Action::Recall { .. }
+            | Action::Execute { .. }
+            | Action::Reopen { .. }
+            | Action::Reply { .. }
+            | Action::Settled { .. }
+            | Action::Restart
             | Action::Publish { .. }
             | Action::Forget { .. }
             | Action::Discard { .. }
             | Action::Settle { .. }
-            | Action::Recall { .. }
             | Action::Checkpoint(_)
             | Action::Connect { .. }
             | Action::Disconnect { .. }

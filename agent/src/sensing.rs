@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -55,6 +55,8 @@ impl std::fmt::Debug for Source {
 #[derive(Debug)]
 pub struct Sensing {
     buses: BTreeMap<SensorId, Sender<SensorId>>,
+    /// Set where a probe is to be opened anew before its next sample.
+    reopen: BTreeMap<SensorId, Arc<AtomicBool>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -73,14 +75,21 @@ impl Sensing {
             by_bus.entry(source.bus.clone()).or_default().push(source);
         }
         let mut buses = BTreeMap::new();
+        let mut reopen = BTreeMap::new();
         for (bus, sources) in by_bus {
             let (sender, receiver) = crossbeam_channel::bounded(QUESTIONS_MAX);
             buses.extend(sources.iter().map(|source| (source.sensor, sender.clone())));
+            let slots: BTreeMap<_, _> = sources
+                .into_iter()
+                .map(|source| (source.sensor, Slot::new(source.open)))
+                .collect();
+            reopen.extend(
+                slots
+                    .iter()
+                    .map(|(sensor, slot)| (*sensor, Arc::clone(&slot.reopen))),
+            );
             let worker = BusWorker {
-                slots: sources
-                    .into_iter()
-                    .map(|source| (source.sensor, Slot::new(source.open)))
-                    .collect(),
+                slots,
                 clock,
                 events: events.clone(),
             };
@@ -90,6 +99,7 @@ impl Sensing {
         }
         Ok(Self {
             buses,
+            reopen,
             dropped: Arc::default(),
         })
     }
@@ -104,6 +114,13 @@ impl Sensing {
         }
     }
 
+    /// Opens the probe of `sensor` anew before its next sample.
+    pub fn reopen(&self, sensor: SensorId) {
+        if let Some(flag) = self.reopen.get(&sensor) {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Questions dropped because their bus was busy.
     #[must_use]
     pub fn dropped(&self) -> u64 {
@@ -115,6 +132,7 @@ struct Slot {
     open: Opener,
     probe: Option<Box<dyn Probe>>,
     refused: Option<(SampleFault, Mono)>,
+    reopen: Arc<AtomicBool>,
 }
 
 impl Slot {
@@ -123,11 +141,15 @@ impl Slot {
             open,
             probe: None,
             refused: None,
+            reopen: Arc::default(),
         }
     }
 
     /// A sample, or why there is none. A probe that panics costs its own sample and is opened anew.
     fn answer(&mut self, now: Mono) -> Result<f64, ProbeFault> {
+        if self.reopen.swap(false, Ordering::Relaxed) {
+            (self.probe, self.refused) = (None, None);
+        }
         let sample = catch_unwind(AssertUnwindSafe(|| self.sample(now)));
         let Ok(sample) = sample else {
             self.probe = None;
@@ -237,5 +259,40 @@ mod tests {
             permanent: false,
         });
         assert_eq!(answers, [Ok(21.5), panicked, Ok(21.5), panicked]);
+    }
+
+    #[test]
+    fn a_probe_is_opened_anew_when_that_is_asked_for() {
+        let (events, received) = crossbeam_channel::bounded(16);
+        let mut opened = 0.0;
+        let source = Source {
+            sensor: SensorId(0),
+            bus: "one".into(),
+            open: Box::new(move || {
+                opened += 1.0;
+                Ok(Box::new(Constant(opened)) as Box<dyn Probe>)
+            }),
+        };
+        let sensing = Sensing::spawn(vec![source], Clock::real(), &events).unwrap();
+        let mut answers = Vec::new();
+        for reopen in [false, false, true, false] {
+            if reopen {
+                sensing.reopen(SensorId(0));
+            }
+            sensing.poll(SensorId(0));
+            match received.recv().unwrap() {
+                Event::Sample { value, .. } => answers.push(value),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(answers, [Ok(1.0), Ok(1.0), Ok(2.0), Ok(2.0)]);
+    }
+
+    struct Constant(f64);
+
+    impl Probe for Constant {
+        fn sample(&mut self) -> Result<f64, SampleFault> {
+            Ok(self.0)
+        }
     }
 }

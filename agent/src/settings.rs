@@ -7,11 +7,13 @@
 //! the models' manifests know.
 
 mod cloud;
+mod commands;
 mod convert;
 mod delivery;
 mod file;
 mod overrides;
 mod sending;
+mod shown;
 mod sources;
 mod values;
 mod views;
@@ -29,6 +31,7 @@ use quorate_firmware_bridge::{
 use thiserror::Error;
 
 use crate::{
+    command::Keyring,
     live,
     mqtt::{BrokerUrl, Encoding, Protocol},
     store::OnFull,
@@ -76,6 +79,10 @@ pub struct Settings {
     pub http: Http,
     /// The least important log lines that are written.
     pub log_level: tracing::Level,
+    /// Who may give commands.
+    pub keyring: Keyring,
+    /// The file with the environment's values laid over it, without secrets, JSON.
+    pub shown: String,
 }
 
 /// One bus.

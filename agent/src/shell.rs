@@ -10,14 +10,15 @@ use std::{collections::VecDeque, thread::JoinHandle, time::Duration};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use quorate_core::{
     agent::Agent,
+    command::{CommandEvent, ReplyTo},
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
     record::{self, Record},
     units::{Epoch, ModelId, Mono, SensorId, Seq},
 };
 
 use crate::{
-    announcement::Announcement, checkpoint, clock::Clock, http, inference, mqtt, sensing::Sensing,
-    store, supervisor::Supervisor,
+    announcement::Announcement, checkpoint, clock::Clock, command::Desk, execution::Execution,
+    http, inference, mqtt, sensing::Sensing, store, supervisor::Supervisor,
 };
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
@@ -28,6 +29,8 @@ const PICTURE_MS: u64 = 250;
 const STORE_END: Duration = Duration::from_secs(20);
 /// At the end the last checkpoint has this long to be written.
 const CHECKPOINT_END: Duration = Duration::from_secs(5);
+/// At the end the desk has this long to note which commands ended.
+const DESK_END: Duration = Duration::from_secs(5);
 /// At the end the link has this long to say goodbye.
 const LINK_END: Duration = Duration::from_secs(3);
 
@@ -36,6 +39,9 @@ pub trait Poll: std::fmt::Debug + Send {
     /// Asks for a sample of `sensor` for `tick`; the answer comes as an event.
     fn poll(&mut self, sensor: SensorId, tick: Mono, now: Mono);
 
+    /// Opens the probe of `sensor` anew before its next sample.
+    fn reopen(&mut self, sensor: SensorId);
+
     /// Questions that were dropped because their bus was busy.
     fn dropped(&self) -> u64;
 }
@@ -43,6 +49,10 @@ pub trait Poll: std::fmt::Debug + Send {
 impl Poll for Sensing {
     fn poll(&mut self, sensor: SensorId, _tick: Mono, _now: Mono) {
         Sensing::poll(self, sensor);
+    }
+
+    fn reopen(&mut self, sensor: SensorId) {
+        Sensing::reopen(self, sensor);
     }
 
     fn dropped(&self) -> u64 {
@@ -88,11 +98,26 @@ pub struct Shell {
     pub supervisor: Supervisor,
     /// The life of the store.
     pub epoch: Epoch,
+    /// Who checks commands, where any can come.
+    pub desk: Option<Desk>,
+    /// What commands work with.
+    pub execution: Execution,
+    /// A command asked for a new start.
+    pub restart: bool,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// It was asked to, and to be started again.
+    Restart,
 }
 
 impl Shell {
     /// Runs until it is asked to stop, then ends every worker in order.
-    pub fn run(mut self) {
+    pub fn run(mut self) -> Ended {
         let mut own = VecDeque::from([Event::Wall(self.clock.wall())]);
         let mut actions = Vec::new();
         let mut wall_next = self.clock.now().plus_ms(WALL_MS);
@@ -120,7 +145,13 @@ impl Shell {
                 break;
             }
         }
+        let ended = if self.restart {
+            Ended::Restart
+        } else {
+            Ended::Stopped
+        };
         self.end();
+        ended
     }
 
     /// The next event, or the tick of the next deadline, whichever comes first. A tick that is due is never starved by
@@ -199,6 +230,11 @@ impl Shell {
                 self.tell_link(mqtt::Command::Disconnect { cause }, own)
             }
             Action::StrokeWatchdog => self.supervisor.stroke(),
+            action @ (Action::Execute { .. }
+            | Action::Reopen { .. }
+            | Action::Reply { .. }
+            | Action::Settled { .. }
+            | Action::Restart) => self.perform_command(action, own),
         }
     }
 
@@ -245,15 +281,53 @@ impl Shell {
         }
     }
 
-    fn show(&mut self, now: Mono) {
-        let health = self.agent.health(now);
-        self.supervisor.status(&health);
-        let shown = http::Shown {
-            health,
+    /// What commands from outside ask for.
+    fn perform_command(&mut self, action: Action, own: &mut VecDeque<Event>) {
+        match action {
+            Action::Execute { id, deed } => {
+                let shown = self.shown(self.clock.now());
+                let outcome = self.execution.execute(&deed, shown, &self.supervisor);
+                own.push_back(Event::Command(CommandEvent::Done { id, outcome }));
+            }
+            Action::Reopen { sensor } => self.sensing.reopen(sensor),
+            Action::Reply { to, payload } => self.reply(to, payload),
+            Action::Settled { key, counter } => self.settled(key, counter),
+            Action::Restart => {
+                self.restart = true;
+                own.push_back(Event::Stop);
+            }
+            _ => {}
+        }
+    }
+
+    fn reply(&self, to: ReplyTo, payload: String) {
+        let Some(link) = &self.link else { return };
+        let reply = mqtt::Command::Reply { to, payload };
+        if link.commands.try_send(reply).is_err() {
+            tracing::warn!("the answer to a command cannot be sent: the link takes no more");
+        }
+    }
+
+    fn settled(&self, key: Option<String>, counter: u64) {
+        if let (Some(desk), Some(key)) = (&self.desk, key)
+            && desk.settled.try_send((key, counter)).is_err()
+        {
+            tracing::warn!("the end of a command cannot be noted");
+        }
+    }
+
+    fn shown(&self, now: Mono) -> http::Shown {
+        http::Shown {
+            health: self.agent.health(now),
             wall: self.clock.wall(),
             epoch: self.epoch,
             polls_dropped: self.sensing.dropped(),
-        };
+        }
+    }
+
+    fn show(&mut self, now: Mono) {
+        let shown = self.shown(now);
+        self.supervisor.status(&shown.health);
         // A queue that is full has more urgent things; the next change is announced again.
         if let (Some(link), Some(status)) = (&self.link, self.announcement.renewed(&shown)) {
             let _ = link.commands.try_send(mqtt::Command::Status(status));
@@ -267,6 +341,10 @@ impl Shell {
             // A link that takes no command is dropped with the process.
             let _ = link.commands.try_send(mqtt::Command::Stop);
             wait(link.thread, LINK_END, "link");
+        }
+        if let Some(desk) = self.desk {
+            drop((desk.incoming, desk.settled));
+            wait(desk.thread, DESK_END, "commands");
         }
         let sent = self
             .store

@@ -18,6 +18,14 @@ impl Supervisor {
         Self::default()
     }
 
+    /// Whether a service manager started this process and can start it again.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        ["INVOCATION_ID", "NOTIFY_SOCKET"]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some())
+    }
+
     /// The agent runs.
     pub fn ready(&self) {
         notify(&[NotifyState::Ready]);

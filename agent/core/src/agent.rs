@@ -5,6 +5,7 @@
 //! Invariants: [`Agent::handle`] is total and returns no error; the same configuration, start and events give the same
 //! actions; a vote is given for every tick of the grid, once.
 
+mod commanding;
 mod delivery;
 mod memory;
 mod picture;
@@ -16,6 +17,7 @@ use alloc::{string::String, vec::Vec};
 
 use crate::{
     checkpoint,
+    command::Commands,
     config::{Config, Recovered},
     device::Devices,
     event::{Action, Event, InferenceFault, ProbeFault, Worker},
@@ -27,7 +29,7 @@ use crate::{
     quantity::{Change, Quantity},
     record::{Body, InputSummary, Occurrence},
     sensor::Sensor,
-    units::{BootId, ModelId, Mono, SensorId, WallAnchor},
+    units::{BootId, Epoch, ModelId, Mono, SensorId, WallAnchor},
     vitals::{Debts, Vitals},
     vote::Quality,
 };
@@ -56,6 +58,10 @@ pub struct Agent {
     changes: Vec<Change>,
     checkpoint_next: Mono,
     told: delivery::Told,
+    epoch: Epoch,
+    commands: Commands,
+    /// Whether commands can come: `off`, `waiting`, `listening` or `refused`.
+    command_state: &'static str,
 }
 
 impl Agent {
@@ -97,6 +103,9 @@ impl Agent {
             changes: Vec::new(),
             checkpoint_next: now.plus_ms(checkpoint::PERIOD_MS),
             told: delivery::Told::new(now),
+            epoch: recovered.epoch,
+            commands: Commands::default(),
+            command_state: "off",
             config,
         }
     }
@@ -114,7 +123,7 @@ impl Agent {
         let link = self.link.as_ref().and_then(Link::next_deadline);
         let outbox = self.outbox.next_deadline(self.link_is_up());
         let own = self.vitals.next_deadline().min(self.checkpoint_next);
-        let others = [Some(own), link, outbox];
+        let others = [Some(own), link, outbox, self.commands.next_deadline()];
         quantities
             .chain(others.into_iter().flatten())
             .min()
@@ -138,10 +147,7 @@ impl Agent {
                 tick,
                 outcome,
             } => self.take_inference(now, model, tick, outcome, actions),
-            Event::Stored { first, last } => {
-                self.counters.records_stored += self.outbox.stored(now, first, last);
-                self.note_lost();
-            }
+            Event::Stored { first, last } => self.take_stored(now, (first, last), actions),
             Event::StoreFailed { first, last, fault } => {
                 self.counters.store_faults += 1;
                 self.outbox.store_failed(now, first, last, fault);
@@ -175,11 +181,13 @@ impl Agent {
             Event::LinkDown { fault } => self.lose_link(now, fault, actions),
             Event::Recalled { first, last, count } => {
                 self.take_recall(now, (first, last, count), actions);
+                self.conclude_replays(now, (first, last), count, actions);
             }
             Event::Watermark { epoch, through } => {
                 self.take_watermark(now, epoch, through, actions);
             }
             Event::Sent { batch, bytes } => self.take_size(now, batch, bytes),
+            Event::Command(event) => self.take_command_event(now, event, actions),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
@@ -205,6 +213,7 @@ impl Agent {
         if now >= self.checkpoint_next {
             self.save(now, actions);
         }
+        self.advance_commands(now, actions);
         self.outbox.advance(now, self.link_is_up(), actions);
         if now >= self.vitals.next_deadline() {
             let debts = self.debts();

@@ -8,6 +8,7 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 
 use crate::{
     checkpoint::Checkpoint,
+    command::{CommandEvent, CommandId, Deed, ReplyTo},
     record::Record,
     units::{BatchId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
@@ -116,6 +117,8 @@ pub enum Event {
         /// Bytes of the MQTT packet, without TLS and what lies below.
         bytes: u64,
     },
+    /// Something of a command from outside.
+    Command(CommandEvent),
     /// The broker answered one message of this connection.
     Acked {
         /// As in [`Action::Publish`].
@@ -333,6 +336,34 @@ pub enum Action {
         /// Highest sequence number.
         last: Seq,
     },
+    /// Carry out a command; answered by [`Event::CommandDone`].
+    Execute {
+        /// Which one.
+        id: CommandId,
+        /// What it asks for.
+        deed: Deed,
+    },
+    /// Open the probe of a sensor anew before the next sample.
+    Reopen {
+        /// Which sensor.
+        sensor: SensorId,
+    },
+    /// Answer a command. Nobody waits for it: without a connection it is lost.
+    Reply {
+        /// Where to.
+        to: ReplyTo,
+        /// The answer, JSON.
+        payload: String,
+    },
+    /// A command that was taken has come to its end.
+    Settled {
+        /// The key that signed it.
+        key: Option<String>,
+        /// Its number.
+        counter: u64,
+    },
+    /// End in order, with the exit status that asks the service manager for a new start.
+    Restart,
     /// Delete every record from `first` to `last`: they are delivered.
     Forget {
         /// Lowest sequence number.

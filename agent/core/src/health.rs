@@ -5,6 +5,7 @@
 use alloc::{string::String, vec::Vec};
 
 use crate::{
+    command::Refused,
     event::StoreReport,
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
@@ -29,6 +30,8 @@ pub struct Health {
     pub store: StoreHealth,
     /// The connection to the broker; absent when none is configured.
     pub link: Option<LinkHealth>,
+    /// Commands from outside.
+    pub commands: CommandsHealth,
     /// Stages that owe work for too long; the watchdog is not stroked while there is one.
     pub stalled: Vec<&'static str>,
     /// Counters since the start.
@@ -191,6 +194,15 @@ pub struct DeliveryHealth {
     pub confirmed: Option<Seq>,
 }
 
+/// Commands from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandsHealth {
+    /// `off`, `waiting` for a connection, `listening`, or `refused` by the broker.
+    pub state: &'static str,
+    /// Commands that were taken and have not come to their end.
+    pub in_progress: u64,
+}
+
 /// Counters since the start; none ever decreases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -234,4 +246,12 @@ pub struct Counters {
     pub connects: u64,
     /// Connections lost and attempts that failed.
     pub link_faults: u64,
+    /// Commands that were taken.
+    pub commands_accepted: u64,
+    /// Commands that did what they were to.
+    pub commands_done: u64,
+    /// Commands that were taken and failed.
+    pub commands_failed: u64,
+    /// Commands that were not taken, by reason, in the order of [`Refused::ALL`].
+    pub commands_refused: [u64; Refused::ALL.len()],
 }

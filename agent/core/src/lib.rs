@@ -14,6 +14,7 @@ pub mod agent;
 mod breaker;
 pub mod checkpoint;
 pub mod class;
+pub mod command;
 pub mod config;
 mod device;
 pub mod event;

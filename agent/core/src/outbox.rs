@@ -140,6 +140,11 @@ impl Outbox {
         self.storing.take_lost()
     }
 
+    /// Whether the store owes an answer for this record.
+    pub(crate) fn awaits(&self, seq: Seq) -> bool {
+        self.storing.holds(seq)
+    }
+
     /// The sequence number that the next record gets.
     pub(crate) fn seq_next(&self) -> Seq {
         self.storing.seq_next()

@@ -204,6 +204,19 @@ impl Quantity {
         self.voter.restore(learned)
     }
 
+    /// Forgets everything of the channels of a sensor. Returns how many those are.
+    pub(crate) fn forget(&mut self, sensor: SensorId) -> u64 {
+        let mut count = 0;
+        for (index, own) in self.config.sensors.iter().enumerate() {
+            if *own == sensor {
+                self.voter.forget(index);
+                self.updates_seen[index] = 0;
+                count += 1;
+            }
+        }
+        count
+    }
+
     /// The numbers behind its last vote, where it measures.
     pub(crate) fn explain(&self) -> Option<(VoteView, Vec<ChannelView>)> {
         self.voter.explain()

@@ -76,6 +76,8 @@ impl Arguments {
             device: self.client_id.clone(),
             url,
             fallback_urls: Vec::new(),
+            incoming: None,
+            watermark: false,
             topic: self.topic.clone(),
             client_id: self.client_id.clone(),
             username: self.username.clone(),

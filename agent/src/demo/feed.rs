@@ -63,6 +63,9 @@ impl Feed {
 }
 
 impl Poll for Feed {
+    /// A recording has no probe.
+    fn reopen(&mut self, _sensor: SensorId) {}
+
     fn poll(&mut self, sensor: SensorId, tick: Mono, now: Mono) {
         self.origin.get_or_insert(tick);
         let cell = self

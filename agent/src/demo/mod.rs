@@ -25,6 +25,7 @@ use self::{account::Account, feed::Feed};
 use crate::{
     assembly::{self, Parts},
     clock::Clock,
+    command::Keyring,
     commands, http, inference,
     mqtt::{
         broker::{Broker, Received},
@@ -85,8 +86,10 @@ pub fn run(options: &Options, output: &mut impl Write) -> Result<(), Outcome> {
     let origin = clock.now();
     let (shell, events, listening) = assembly::assemble(parts, feed)?;
     let watcher = shell.picture.watch();
-    let agent = threads::spawn("agent", Worker::Sensing, &events, move || shell.run())
-        .map_err(Outcome::failed)?;
+    let agent = threads::spawn("agent", Worker::Sensing, &events, move || {
+        shell.run();
+    })
+    .map_err(Outcome::failed)?;
     let mut show = Show {
         clock,
         origin,
@@ -136,6 +139,9 @@ fn parts(
         live: None,
         listen: options.listen,
         clock,
+        keyring: Keyring::default(),
+        configuration: settings.shown.clone(),
+        logging: None,
     };
     Ok((parts, store))
 }

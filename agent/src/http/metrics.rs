@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use quorate_core::{
+    command::Refused,
     health::{Condition, Counters, Health},
     units::Mono,
 };
@@ -422,4 +423,31 @@ fn link_counters(out: &mut Exposition, counters: &Counters) {
         "Connections lost and attempts that failed.",
         counters.link_faults,
     );
+    commands(out, counters);
+}
+
+fn commands(out: &mut Exposition, counters: &Counters) {
+    out.counter(
+        "quorate_commands_accepted_total",
+        "Commands that were taken.",
+        counters.commands_accepted,
+    );
+    out.counter(
+        "quorate_commands_done_total",
+        "Commands that did what they were to.",
+        counters.commands_done,
+    );
+    out.counter(
+        "quorate_commands_failed_total",
+        "Commands that were taken and failed.",
+        counters.commands_failed,
+    );
+    out.head(
+        "quorate_commands_refused_total",
+        "counter",
+        "Commands that were not taken, by reason.",
+    );
+    for (reason, count) in Refused::ALL.iter().zip(counters.commands_refused) {
+        out.sample(&[("reason", reason.as_str())], count);
+    }
 }

@@ -4,6 +4,7 @@
 //! could be a secret.
 
 use quorate_core::{
+    command::Refused,
     health::{
         Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth,
     },
@@ -130,6 +131,9 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
             with(model.state, model.fault.as_deref()),
         ));
     }
+    if health.commands.state == "refused" {
+        checks.push(check("commands", Verdict::Warn, "refused by the broker"));
+    }
     if let Some(link) = &health.link {
         checks.push(check(
             "link",
@@ -206,6 +210,7 @@ pub(super) fn picture(device: &str, version: &str, snapshot: &Snapshot) -> Value
         "models": health.models.iter().map(|model| model_json(now, model)).collect::<Vec<_>>(),
         "store": store_json(health),
         "link": health.link.as_ref().map(|link| link_json(now, link)),
+        "commands": {"state": health.commands.state, "in_progress": health.commands.in_progress},
         "stalled": health.stalled,
         "counters": counters_json(&health.counters, snapshot.shown.polls_dropped),
     })
@@ -312,6 +317,11 @@ fn counters_json(counters: &Counters, polls_dropped: u64) -> Value {
         .zip(counters.records_gone)
         .map(|(cause, count)| ((*cause).into(), count.into()))
         .collect();
+    let refused: Map<String, Value> = Refused::ALL
+        .iter()
+        .zip(counters.commands_refused)
+        .map(|(reason, count)| (reason.as_str().into(), count.into()))
+        .collect();
     json!({
         "samples": counters.samples,
         "sample_faults": counters.sample_faults,
@@ -334,5 +344,9 @@ fn counters_json(counters: &Counters, polls_dropped: u64) -> Value {
         "watermarks_refused": counters.watermarks_refused,
         "connects": counters.connects,
         "link_faults": counters.link_faults,
+        "commands_accepted": counters.commands_accepted,
+        "commands_done": counters.commands_done,
+        "commands_failed": counters.commands_failed,
+        "commands_refused": refused,
     })
 }

@@ -10,8 +10,8 @@ use std::{
 use quorate_core::{
     event::StoreReport,
     health::{
-        ChannelHealth, Condition, Counters, DeliveryHealth, LinkHealth, ModelHealth,
-        QuantityHealth, SensorHealth, StoreHealth,
+        ChannelHealth, CommandsHealth, Condition, Counters, DeliveryHealth, LinkHealth,
+        ModelHealth, QuantityHealth, SensorHealth, StoreHealth,
     },
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
@@ -95,6 +95,10 @@ fn sample() -> Health {
                 confirmed: None,
             },
         }),
+        commands: CommandsHealth {
+            state: "listening",
+            in_progress: 0,
+        },
         stalled: vec![],
         counters: Counters {
             votes: [1, 2, 3, 4],

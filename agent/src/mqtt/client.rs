@@ -10,28 +10,32 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crossbeam_channel::TrySendError;
 use quorate_core::{
+    command::{CommandEvent, ReplyTo},
     event::{AckOutcome, Event, LinkFault, Standing, StoredRecord},
     units::BatchId,
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
     BrokerUrl, Command, Options, batch,
-    fault::fault,
+    fault::{OVERSIZED, fault},
+    outlet::Outlet,
     protocol::{self, Client, Connection, Heard, Limits, Outgoing, Queued},
-    setup,
+    setup, watermark,
 };
 use crate::inflight::{Inflight, Message};
 
 /// How long the farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often a full event queue of the core is tried again.
-const OUTLET_RETRY: Duration = Duration::from_millis(2);
+/// After a packet that was larger than agreed the commands are not subscribed to for this long: where the broker keeps that
+/// packet, it would come again with every connection.
+const DEAF: Duration = Duration::from_secs(600);
+/// The answer where the real one is too large for the broker.
+const REPLY_TOO_LARGE: &str = r#"{"outcome":"unknown","reason":"too-large-for-the-broker"}"#;
 /// MQTT 5 reason "packet too large".
 const REASON_PACKET_TOO_LARGE: u8 = 0x95;
 /// The cause for which a connection ends with a farewell.
@@ -71,6 +75,15 @@ pub(super) struct Link {
     outlet: Outlet,
     /// The retained status that every connection begins with.
     online: String,
+    /// Until then commands are not subscribed to.
+    deaf_until: Option<Instant>,
+}
+
+/// What was subscribed to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Watermark,
+    Commands,
 }
 
 /// How a connection ended.
@@ -103,6 +116,7 @@ impl Link {
             options,
             commands,
             outlet: Outlet::new(events),
+            deaf_until: None,
         }
     }
 
@@ -112,6 +126,9 @@ impl Link {
             loop {
                 match self.connection().await {
                     Ended::Fault(fault) => {
+                        if fault.cause == OVERSIZED {
+                            self.deaf_until = Some(Instant::now() + DEAF);
+                        }
                         self.outlet.push(Event::LinkDown { fault });
                         break;
                     }
@@ -151,7 +168,9 @@ impl Link {
                     Some(Command::Stop) | None => return false,
                     Some(Command::Status(json)) => self.online = json,
                     // The connection that these are for has been reported as down.
-                    Some(Command::Publish { .. } | Command::Disconnect { .. }) => {}
+                    Some(
+                        Command::Publish { .. } | Command::Disconnect { .. } | Command::Reply { .. },
+                    ) => {}
                 },
                 () = self.outlet.wait(), if !self.outlet.is_empty() => {}
             }
@@ -171,8 +190,10 @@ impl Link {
             Ok(connection) => connection,
             Err(fault) => return Ended::Fault(fault),
         };
+        let deaf = self.deaf_until.is_some_and(|until| Instant::now() < until);
         let (outlet, commands) = (&mut self.outlet, &mut self.commands);
         let mut session = Session::new(&self.options, client, &mut self.online);
+        session.deaf = deaf;
         loop {
             let ended = tokio::select! {
                 command = commands.recv(), if session.leaving.is_none() => session.command(command, outlet),
@@ -212,6 +233,10 @@ struct Session<'a> {
     deadline: Instant,
     /// The farewell was said.
     leaving: Option<Leaving>,
+    /// Commands are not subscribed to.
+    deaf: bool,
+    /// Filters whose SUBACK has not come, in order.
+    asked: VecDeque<Asked>,
 }
 
 impl<'a> Session<'a> {
@@ -226,6 +251,8 @@ impl<'a> Session<'a> {
             silence_max: silence_max(options.keep_alive_s),
             deadline: Instant::now() + Duration::from_millis(options.connect_timeout_ms),
             leaving: None,
+            deaf: false,
+            asked: VecDeque::new(),
         }
     }
 
@@ -269,6 +296,10 @@ impl<'a> Session<'a> {
                 *self.online = json;
                 None
             }
+            Some(Command::Reply { to, payload }) => {
+                self.reply(to, payload);
+                None
+            }
             Some(Command::Stop) | None => self.farewell(Leaving::Stopped),
         }
     }
@@ -294,9 +325,83 @@ impl<'a> Session<'a> {
             payload: json.as_bytes().to_vec(),
             retain: self.retain,
             about: None,
+            correlation: None,
         };
         if let Queued::Taken(_) = self.client.publish(status, packet_bytes_max) {
             self.inflight.queued(message);
+        }
+    }
+
+    /// Answers a command; an answer that cannot be sent is lost, its record is not.
+    fn reply(&mut self, to: ReplyTo, payload: String) {
+        let Some(packet_bytes_max) = self.packet_bytes_max else {
+            return;
+        };
+        let ReplyTo { topic, correlation } = to;
+        let answer = |payload: String| Outgoing {
+            topic: topic.clone(),
+            payload: payload.into_bytes(),
+            retain: false,
+            about: Some(("application/json", Vec::new())),
+            correlation: correlation.clone(),
+        };
+        let mut queued = self.client.publish(answer(payload), packet_bytes_max);
+        if queued == Queued::TooLarge {
+            let short = answer(REPLY_TOO_LARGE.to_owned());
+            queued = self.client.publish(short, packet_bytes_max);
+        }
+        if matches!(queued, Queued::Taken(_)) {
+            self.inflight.queued(Message::Reply);
+        } else {
+            tracing::warn!("the answer to a command cannot be sent");
+        }
+    }
+
+    /// Hands a message to those who check it; nobody waits for them.
+    fn message(&self, incoming: super::Incoming, outlet: &mut Outlet) {
+        if incoming.topic == watermark::topic(&self.options.topic) {
+            match watermark::parse(&incoming.payload) {
+                Ok(event) => outlet.push(event),
+                Err(error) => tracing::debug!(%error, "a watermark that is none"),
+            }
+            return;
+        }
+        let Some(sender) = &self.options.incoming else {
+            return;
+        };
+        if sender.try_send(incoming).is_err() {
+            tracing::debug!("commands come faster than they can be checked");
+        }
+    }
+
+    fn subscribe(&mut self, outlet: &mut Outlet) {
+        if self.options.watermark {
+            if self.client.subscribe(watermark::topic(&self.options.topic)) {
+                self.asked.push_back(Asked::Watermark);
+            } else {
+                tracing::warn!("the client takes no subscription to the watermark");
+            }
+        }
+        if self.options.incoming.is_none() {
+            return;
+        }
+        let filter = setup::commands_filter(self.options);
+        if self.deaf || !self.client.subscribe(filter) {
+            subscribed(false, outlet);
+        } else {
+            self.asked.push_back(Asked::Commands);
+        }
+    }
+
+    /// The broker answers subscriptions in their order.
+    fn subscription_answered(&mut self, accepted: bool, outlet: &mut Outlet) {
+        match self.asked.pop_front() {
+            Some(Asked::Commands) => subscribed(accepted, outlet),
+            // The core says what follows: the watermark is late.
+            Some(Asked::Watermark) if !accepted => {
+                tracing::warn!("the broker refuses the subscription to the watermark");
+            }
+            Some(Asked::Watermark) | None => {}
         }
     }
 
@@ -325,6 +430,7 @@ impl<'a> Session<'a> {
             payload: message.payload,
             retain: false,
             about: Some((message.content_type, message.user_properties)),
+            correlation: None,
         };
         match self.client.publish(message, packet_bytes_max) {
             Queued::Taken(bytes) => {
@@ -351,6 +457,14 @@ impl<'a> Session<'a> {
             Heard::Connected(limits) => self.connected(limits, outlet),
             Heard::Acknowledged { packet, outcome } => self.acknowledged(packet, outcome, outlet),
             Heard::Life => None,
+            Heard::Message(incoming) => {
+                self.message(incoming, outlet);
+                None
+            }
+            Heard::Subscribed { accepted } => {
+                self.subscription_answered(accepted, outlet);
+                None
+            }
             // What we send proves no life.
             Heard::Sent(packet) => {
                 return self
@@ -394,6 +508,7 @@ impl<'a> Session<'a> {
             packet_bytes_max,
             inflight_max,
         });
+        self.subscribe(outlet);
         None
     }
 
@@ -408,7 +523,7 @@ impl<'a> Session<'a> {
                 outlet.push(Event::Acked { batch, outcome });
                 None
             }
-            Ok(Message::Status) => None,
+            Ok(Message::Status | Message::Reply) => None,
             Ok(Message::Farewell) => {
                 let leaving = self.leaving.unwrap_or(Leaving::Stopped);
                 (!self.client.disconnect()).then(|| leaving.ended())
@@ -418,60 +533,13 @@ impl<'a> Session<'a> {
     }
 }
 
+fn subscribed(accepted: bool, outlet: &mut Outlet) {
+    outlet.push(Event::Command(CommandEvent::Subscribed { accepted }));
+}
+
 /// One and a half keep-alives: the client pings once per keep-alive, so a living broker is heard within one.
 fn silence_max(keep_alive_s: u16) -> Duration {
     Duration::from_millis(u64::from(keep_alive_s.max(1)) * 1500)
-}
-
-/// The way of events to the core. It never blocks the runtime: what finds the queue full waits here, and as long as it
-/// does nothing more is taken from the client, so that what waits is bounded by the messages in flight.
-struct Outlet {
-    events: crossbeam_channel::Sender<Event>,
-    waiting: VecDeque<Event>,
-    /// The core is gone.
-    closed: bool,
-}
-
-impl Outlet {
-    const fn new(events: crossbeam_channel::Sender<Event>) -> Self {
-        Self {
-            events,
-            waiting: VecDeque::new(),
-            closed: false,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    fn push(&mut self, event: Event) {
-        self.waiting.push_back(event);
-        self.retry();
-    }
-
-    fn retry(&mut self) {
-        while let Some(event) = self.waiting.pop_front() {
-            match self.events.try_send(event) {
-                Ok(()) => {}
-                Err(TrySendError::Full(event)) => {
-                    self.waiting.push_front(event);
-                    return;
-                }
-                Err(TrySendError::Disconnected(_)) => {
-                    self.closed = true;
-                    self.waiting.clear();
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Waits a moment and tries again; may be dropped at any point.
-    async fn wait(&mut self) {
-        sleep(OUTLET_RETRY).await;
-        self.retry();
-    }
 }
 
 #[cfg(test)]

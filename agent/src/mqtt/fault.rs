@@ -10,6 +10,9 @@ use rumqttc::{TlsError, tokio_rustls::rustls};
 /// Most bytes of a fault's detail.
 pub(super) const DETAIL_BYTES_MAX: usize = 256;
 
+/// The cause when the broker sent a packet that is larger than was agreed.
+pub(super) const OVERSIZED: &str = "incoming-too-large";
+
 /// The name of the broker could not be looked up.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -15,6 +15,7 @@ mod client;
 mod fault;
 pub mod ledger;
 pub mod live;
+mod outlet;
 mod prepared;
 mod protocol;
 mod setup;
@@ -35,6 +36,7 @@ use std::{
 };
 
 use quorate_core::{
+    command::ReplyTo,
     event::{Event, Standing, StoredRecord},
     units::{BatchId, BootId, Epoch},
 };
@@ -95,6 +97,23 @@ pub struct Options {
     pub version: String,
     /// This boot of the device, for the status.
     pub boot: BootId,
+    /// Where commands go that come on `<topic>/cmd/...`; without it nothing is subscribed to.
+    pub incoming: Option<crossbeam_channel::Sender<Incoming>>,
+    /// Whether to listen for what the receiver has stored, on `<topic>/watermark`.
+    pub watermark: bool,
+}
+
+/// A message that came on a topic that was subscribed to; nothing of it is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    /// Its topic.
+    pub topic: String,
+    /// Its payload.
+    pub payload: Vec<u8>,
+    /// The broker kept it from before.
+    pub retained: bool,
+    /// Where its sender wants the answer.
+    pub reply: Option<ReplyTo>,
 }
 
 /// Version of MQTT.
@@ -166,6 +185,13 @@ pub enum Command {
     },
     /// Publish this JSON object as the retained status, now where there is a connection, and with every later one.
     Status(String),
+    /// Answer a command, now or never.
+    Reply {
+        /// Where to.
+        to: ReplyTo,
+        /// The answer, JSON.
+        payload: String,
+    },
     /// Say farewell (at most one second) and end the thread.
     Stop,
 }

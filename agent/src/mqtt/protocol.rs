@@ -9,7 +9,7 @@ use std::{pin::Pin, time::Duration};
 use quorate_core::event::{AckOutcome, LinkFault};
 use tokio::sync::mpsc;
 
-use super::{Options, Protocol, version5, version311};
+use super::{Incoming, Options, Protocol, version5, version311};
 
 /// Room in the client's queue beyond the messages in flight: statuses.
 const STATUS_ROOM: usize = 16;
@@ -24,6 +24,8 @@ pub(super) struct Outgoing {
     pub(super) retain: bool,
     /// Content type and user properties; left out where the version has none.
     pub(super) about: Option<(&'static str, Vec<(String, String)>)>,
+    /// The correlation data of the question that this answers; left out where the version has none.
+    pub(super) correlation: Option<Vec<u8>>,
 }
 
 /// What became of a message that the client was to send.
@@ -53,7 +55,7 @@ pub(super) struct Limits {
 }
 
 /// What the client says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     /// The broker accepts the connection.
     Connected(Limits),
@@ -61,6 +63,10 @@ pub(super) enum Heard {
     Sent(u16),
     /// The broker acknowledged a packet.
     Acknowledged { packet: u16, outcome: AckOutcome },
+    /// A message came.
+    Message(Incoming),
+    /// The broker answered a subscription.
+    Subscribed { accepted: bool },
     /// The broker said something else: it is alive.
     Life,
 }
@@ -69,6 +75,8 @@ pub(super) enum Heard {
 pub(super) trait Client {
     /// Queues a message whose packet has at most `packet_bytes_max` bytes.
     fn publish(&self, message: Outgoing, packet_bytes_max: u32) -> Queued;
+    /// Asks for the messages of a filter, but for retained ones where the version can; false when that cannot be sent.
+    fn subscribe(&self, filter: String) -> bool;
     /// Asks for DISCONNECT; false when that cannot be sent.
     fn disconnect(&self) -> bool;
 }

@@ -24,7 +24,7 @@ use super::{
 
 /// Largest certificate, key or password file in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Largest packet in bytes that the broker may send: it has nothing to send but acknowledgements.
+/// Largest packet in bytes that the broker may send: it has nothing to send but acknowledgements and commands.
 pub(super) const INCOMING_BYTES_MAX: u32 = 64 << 10;
 /// Requests that the client takes before it flushes the socket.
 pub(super) const REQUESTS_PER_FLUSH: usize = 16;
@@ -42,6 +42,16 @@ pub(super) fn status_topic(options: &Options) -> String {
 /// The topic of the records.
 pub(super) fn data_topic(options: &Options) -> String {
     format!("{}/data", options.topic)
+}
+
+/// The topics of the commands.
+pub(super) fn commands_filter(options: &Options) -> String {
+    format!("{}/cmd/+", options.topic)
+}
+
+/// The topic of the answers where the question cannot name one.
+pub(super) fn reply_topic(options: &Options) -> String {
+    format!("{}/reply", options.topic)
 }
 
 /// What the broker asks for by way of identity.

@@ -6,17 +6,20 @@
 //!
 //! Invariant: no default of the library is relied upon for a timeout, a size, a flush or a quality of service.
 
-use quorate_core::event::{AckOutcome, LinkFault};
+use quorate_core::{
+    command::ReplyTo,
+    event::{AckOutcome, LinkFault},
+};
 use rumqttc_v4::{
     AsyncClient, Broker, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill,
     MqttOptions, NetworkOptions, Packet, Publish, PublishOptions, QoS, SessionMode, StateError,
-    Transport,
+    SubscribeReasonCode, Transport,
 };
 use tokio::sync::mpsc;
 
 use super::{
-    Options,
-    fault::{fault, of_io, of_tls},
+    Incoming, Options,
+    fault::{OVERSIZED, fault, of_io, of_tls},
     protocol::{self, Client, Heard, Limits, Opened, Outgoing, Queued},
     setup::{self, Credentials, INCOMING_BYTES_MAX, OFFLINE, REQUESTS_PER_FLUSH},
 };
@@ -29,7 +32,8 @@ pub(super) fn open(options: &Options, relay: mpsc::Sender<Heard>) -> Result<Open
     // In whole seconds, of connecting and of every flush; the watchdog outside is exact.
     network.set_connection_timeout(options.connect_timeout_ms.div_ceil(1000));
     eventloop.set_network_options(network);
-    Ok((Box::new(client), Box::pin(drive(eventloop, relay))))
+    let answers = setup::reply_topic(options);
+    Ok((Box::new(client), Box::pin(drive(eventloop, relay, answers))))
 }
 
 /// Reads the files anew and makes the options of one connection.
@@ -65,11 +69,13 @@ fn prepare(options: &Options) -> Result<MqttOptions, LinkFault> {
 }
 
 /// Polls the client until it fails and passes on what it says.
-async fn drive(mut eventloop: EventLoop, relay: mpsc::Sender<Heard>) -> LinkFault {
+async fn drive(mut eventloop: EventLoop, relay: mpsc::Sender<Heard>, answers: String) -> LinkFault {
     loop {
         match eventloop.poll().await {
             Ok(event) => {
-                let Some(heard) = heard(&event) else { continue };
+                let Some(heard) = heard(&event, &answers) else {
+                    continue;
+                };
                 if relay.send(heard).await.is_err() {
                     return of_connection(&ConnectionError::RequestsDone);
                 }
@@ -79,13 +85,26 @@ async fn drive(mut eventloop: EventLoop, relay: mpsc::Sender<Heard>) -> LinkFaul
     }
 }
 
-fn heard(event: &Event) -> Option<Heard> {
+fn heard(event: &Event, answers: &str) -> Option<Heard> {
     Some(match event {
         // This version tells no limits.
         Event::Incoming(Packet::ConnAck(_)) => Heard::Connected(Limits::default()),
         Event::Incoming(Packet::PubAck(puback)) => Heard::Acknowledged {
             packet: puback.pkid,
             outcome: AckOutcome::Taken,
+        },
+        Event::Incoming(Packet::Publish(publish)) => Heard::Message(Incoming {
+            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+            payload: publish.payload.to_vec(),
+            retained: publish.retain,
+            // This version names no topic for answers.
+            reply: Some(ReplyTo {
+                topic: answers.to_owned(),
+                correlation: None,
+            }),
+        }),
+        Event::Incoming(Packet::SubAck(suback)) => Heard::Subscribed {
+            accepted: matches!(suback.return_codes[..], [SubscribeReasonCode::Success(_)]),
         },
         Event::Incoming(_) => Heard::Life,
         Event::Outgoing(rumqttc_v4::Outgoing::Publish(packet)) => Heard::Sent(*packet),
@@ -99,8 +118,9 @@ impl Client for AsyncClient {
             topic,
             payload,
             retain,
-            // There is no place for it.
+            // There is no place for them.
             about: _,
+            correlation: _,
         } = message;
         let mut packet = Publish::new(topic.clone(), QoS::AtLeastOnce, payload);
         packet.pkid = 1;
@@ -113,6 +133,10 @@ impl Client for AsyncClient {
             Ok(()) => Queued::Taken(bytes),
             Err(_) => Queued::Refused,
         }
+    }
+
+    fn subscribe(&self, filter: String) -> bool {
+        self.try_subscribe(filter, QoS::AtLeastOnce).is_ok()
     }
 
     fn disconnect(&self) -> bool {
@@ -140,6 +164,9 @@ fn of_connection(error: &ConnectionError) -> LinkFault {
         ConnectionError::MqttState(error) => match error {
             StateError::Io(error) | StateError::Deserialization(rumqttc_v4::Error::Io(error)) => {
                 of_io(error)
+            }
+            StateError::Deserialization(rumqttc_v4::Error::PayloadSizeLimitExceeded(_)) => {
+                OVERSIZED
             }
             StateError::AwaitPingResp | StateError::CollisionTimeout => "timeout",
             StateError::ConnectionAborted => "closed",

@@ -4,17 +4,21 @@
 //!
 //! Invariant: no default of the library is relied upon for a timeout, a size, a flush or a quality of service.
 
-use quorate_core::event::{AckOutcome, LinkFault};
+use quorate_core::{
+    command::ReplyTo,
+    event::{AckOutcome, LinkFault},
+};
 use rumqttc::{
     AsyncClient, Broker, ConnAck, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event,
     EventLoop, LastWill, MqttOptions, Packet, PubAckReason, Publish, PublishOptions,
-    PublishProperties, QoS, SessionMode, StateError, TopicAliasPolicy, Transport,
+    PublishProperties, QoS, RetainForwardRule, SessionMode, StateError, SubscribeFilter,
+    SubscribeReasonCode, TopicAliasPolicy, Transport,
 };
 use tokio::sync::mpsc;
 
 use super::{
-    Options,
-    fault::{fault, of_io, of_tls},
+    Incoming, Options,
+    fault::{OVERSIZED, fault, of_io, of_tls},
     protocol::{self, Client, Heard, Limits, Opened, Outgoing, Queued},
     setup::{self, Credentials, INCOMING_BYTES_MAX, OFFLINE, REQUESTS_PER_FLUSH},
 };
@@ -89,10 +93,30 @@ fn heard(event: &Event) -> Option<Heard> {
             packet: puback.pkid,
             outcome: outcome(puback.reason),
         },
+        Event::Incoming(Packet::Publish(publish)) => Heard::Message(incoming(publish)),
+        Event::Incoming(Packet::SubAck(suback)) => Heard::Subscribed {
+            accepted: matches!(suback.return_codes[..], [SubscribeReasonCode::Success(_)]),
+        },
         Event::Incoming(_) => Heard::Life,
         Event::Outgoing(rumqttc::Outgoing::Publish(packet)) => Heard::Sent(*packet),
         _ => return None,
     })
+}
+
+/// Bounded by the largest packet that is taken.
+fn incoming(publish: &Publish) -> Incoming {
+    let properties = publish.properties.as_ref();
+    let topic = properties.and_then(|properties| properties.response_topic.clone());
+    let correlation = properties.and_then(|properties| properties.correlation_data.as_ref());
+    Incoming {
+        topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+        payload: publish.payload.to_vec(),
+        retained: publish.retain,
+        reply: topic.map(|topic| ReplyTo {
+            topic,
+            correlation: correlation.map(|data| data.to_vec()),
+        }),
+    }
 }
 
 fn limits(connack: &ConnAck) -> Limits {
@@ -131,10 +155,12 @@ impl Client for AsyncClient {
             payload,
             retain,
             about,
+            correlation,
         } = message;
         let properties = about.map(|(content_type, user_properties)| PublishProperties {
             content_type: Some(content_type.to_owned()),
             user_properties,
+            correlation_data: correlation.map(Into::into),
             ..PublishProperties::default()
         });
         let quality = QoS::AtLeastOnce;
@@ -153,6 +179,12 @@ impl Client for AsyncClient {
             Ok(()) => Queued::Taken(bytes),
             Err(_) => Queued::Refused,
         }
+    }
+
+    fn subscribe(&self, filter: String) -> bool {
+        let mut filter = SubscribeFilter::new(filter, QoS::AtLeastOnce);
+        filter.retain_forward_rule = RetainForwardRule::Never;
+        self.try_subscribe_many([filter]).is_ok()
     }
 
     fn disconnect(&self) -> bool {
@@ -197,6 +229,7 @@ fn of_state(error: &StateError) -> &'static str {
     match error {
         StateError::Io(error) => of_io(error),
         StateError::Deserialization(rumqttc::Error::Io(error)) => of_io(error),
+        StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded { .. }) => OVERSIZED,
         StateError::AwaitPingResp | StateError::CollisionTimeout => "timeout",
         StateError::ConnectionAborted => "closed",
         StateError::ServerDisconnect { reason_code, .. } => match reason_code {

@@ -15,8 +15,8 @@ use quorate_core::{
 use toml::Spanned;
 
 use super::{
-    Model, ModelFacts, Sensor, Settings, SettingsError, delivery, file, file::Origins, sources,
-    values, views,
+    Model, ModelFacts, Sensor, Settings, SettingsError, commands, delivery, file, file::Origins,
+    sources, values, views,
 };
 
 /// Period of a quantity unless it is told otherwise, in milliseconds.
@@ -91,6 +91,8 @@ pub(super) fn settings(
             .map(|live| views::live(places, &device, has_broker, live))
             .transpose()?,
         http: delivery::http(places, &file.http)?,
+        keyring: commands::keyring(places, &file.command_keys, &file.commands)?,
+        shown: origins.shown.clone(),
         log_level: delivery::log_level(file.log.level),
         status_codes: file.device.status_codes,
         device,

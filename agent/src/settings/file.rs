@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue, Deserializer},
 };
 
-use super::{SettingsError, overrides};
+use super::{SettingsError, overrides, shown};
 
 /// A text and its name.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Origins {
     pub(super) variables: Vec<(String, String)>,
     /// The place of every value, by its key path.
     places: BTreeMap<String, usize>,
+    /// Everything that is set, without secrets, JSON.
+    pub(super) shown: String,
 }
 
 impl Origins {
@@ -132,6 +134,7 @@ pub(super) fn parse(
         overrides::apply(table.get_mut(), variable, value, &mut origins)?;
     }
     origins.note_table("", table.get_ref(), DEPTH_MAX);
+    origins.shown = shown::shown(&table);
     let file = File::deserialize(Deserializer::from(table)).map_err(|error| {
         let byte = error.span().map_or(0, |span| span.start);
         match origins.variable(byte) {
@@ -197,6 +200,25 @@ pub(super) struct File {
     pub(super) http: Http,
     #[serde(default)]
     pub(super) log: Log,
+    #[serde(default)]
+    pub(super) command_keys: Vec<CommandKey>,
+    #[serde(default)]
+    pub(super) commands: Commands,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CommandKey {
+    pub(super) id: Spanned<String>,
+    pub(super) public_key: Spanned<String>,
+    pub(super) allow: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Commands {
+    #[serde(default)]
+    pub(super) allow_unsigned: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

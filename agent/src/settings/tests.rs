@@ -145,6 +145,51 @@ fn quantities_have_kinds() {
     }
 }
 
+const PUBLIC_KEY: &str = "M8c6HfSWgEPhB7Ou9UBs7G5tY2EerBAcGJeblm8l44M=";
+
+#[test]
+fn keys_may_command_and_nobody_else() {
+    let none = parse(GOOD, &[]).unwrap();
+    assert!(none.keyring.is_empty());
+    let keys = |rest: &str| {
+        let key = "[[command_keys]]\nid = \"ops-1\"";
+        parse(
+            &format!("{GOOD}{key}\npublic_key = \"{PUBLIC_KEY}\"\n{rest}"),
+            &[],
+        )
+    };
+    let settings = keys("allow = [\"ping\"]\n[commands]\nallow_unsigned = [\"status\"]").unwrap();
+    assert_eq!(settings.keyring.keys[0].public_key.to_string(), PUBLIC_KEY);
+    assert_eq!(settings.keyring.keys[0].allow, ["ping"]);
+    assert_eq!(settings.keyring.allow_unsigned, ["status"]);
+    assert!(
+        settings.shown.contains("\"command_keys\""),
+        "{}",
+        settings.shown
+    );
+    let commands = "ping, status, config-get, replay, sensor-reset, log-level, restart";
+    let wrong = keys("allow = [\"halt\"]").unwrap_err();
+    let expected = format!(
+        "q.toml:34:10: command_keys[0].allow[0]: expected one of [{commands}], found `halt`"
+    );
+    assert_eq!(wrong, expected);
+    let wrong = keys("allow = []\n[commands]\nallow_unsigned = [\"restart\"]").unwrap_err();
+    assert_eq!(
+        wrong,
+        "q.toml:36:19: commands.allow_unsigned[0]: expected one of [ping, status], found `restart`"
+    );
+    let twice = format!(
+        "allow = []\n[[command_keys]]\nid = \"ops-1\"\npublic_key = \"{PUBLIC_KEY}\"\nallow = []"
+    );
+    let expected = "q.toml:36:6: command_keys[1].id: `ops-1` is used twice";
+    assert_eq!(keys(&twice).unwrap_err(), expected);
+    let short = format!("{GOOD}[[command_keys]]\nid = \"a\"\npublic_key = \"AAAA\"\nallow = []");
+    assert_eq!(
+        parse(&short, &[]).unwrap_err(),
+        "q.toml:33:14: command_keys[0].public_key: expected an Ed25519 public key of 32 bytes in base64 or hexadecimal"
+    );
+}
+
 #[test]
 fn the_log_has_levels() {
     let level = |text: &str| parse(text, &[]).map(|settings| settings.log_level);

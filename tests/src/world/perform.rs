@@ -74,6 +74,13 @@ impl World {
                 }
                 self.outcome.discarded += 1;
             }
+            // Nobody gives commands here.
+            Action::Recall { .. }
+            | Action::Execute { .. }
+            | Action::Reopen { .. }
+            | Action::Reply { .. }
+            | Action::Settled { .. }
+            | Action::Restart => {}
             Action::Settle { first, last, cause } => self.disk.settle(first, last, cause),
             Action::Checkpoint(checkpoint) => {
                 // Written in one piece beside the outbox, or not at all.
@@ -82,7 +89,6 @@ impl World {
                 }
             }
             Action::Connect { broker } => self.connect(broker),
-            Action::Recall { .. } => {}
             Action::Disconnect { .. } => self.disconnect(),
             Action::StrokeWatchdog => {
                 self.watch

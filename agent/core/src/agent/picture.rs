@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::Agent;
 use crate::{
-    health::{Condition, Health, SensorHealth},
+    health::{CommandsHealth, Condition, Health, SensorHealth},
     infer::Model,
     units::{Mono, QuantityId},
     vote::{ChannelView, Quality, Vote, VoteView},
@@ -69,6 +69,10 @@ impl Agent {
                 let delivery = self.outbox.delivery_health(self.told.delivery_since);
                 link.health(self.outbox.inflight(), delivery)
             }),
+            commands: CommandsHealth {
+                state: self.command_state,
+                in_progress: self.commands.count(),
+            },
             stalled,
             counters: self.counters,
         };

@@ -110,6 +110,11 @@ impl Storing {
         }
     }
 
+    /// Whether the record waits for the store.
+    pub(super) fn holds(&self, seq: Seq) -> bool {
+        self.records.contains_key(&seq)
+    }
+
     pub(super) fn seq_next(&self) -> Seq {
         self.seq_next
     }

@@ -55,6 +55,11 @@ impl Circle {
         self.voter.restore(learned)
     }
 
+    /// Forgets everything of one channel; see [`Voter::forget`].
+    pub fn forget(&mut self, channel: usize) {
+        self.voter.forget(channel);
+    }
+
     /// Advances by one tick; see [`Voter::vote`]. `vote` must still hold the verdicts of the last tick.
     pub fn vote(&mut self, readings: &[Reading], vote: &mut Vote) {
         let pivot = self.pivot(readings, vote);

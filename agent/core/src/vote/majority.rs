@@ -141,6 +141,13 @@ impl Majority {
         }
     }
 
+    /// Forgets everything of one channel, its being out included. Nothing where there is no such channel.
+    pub fn forget(&mut self, channel: usize) {
+        if let Some(forgotten) = self.channels.get_mut(channel) {
+            *forgotten = Channel::new();
+        }
+    }
+
     /// Advances by one tick; see [`super::Voter::vote`]. The uncertainty is always absent: a code has none.
     pub fn vote(&mut self, readings: &[Reading], vote: &mut Vote) {
         for (index, channel) in self.channels.iter_mut().enumerate() {

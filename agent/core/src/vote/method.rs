@@ -63,6 +63,15 @@ impl Method {
         }
     }
 
+    /// Forgets everything of one channel, its being out included: it is a newcomer.
+    pub fn forget(&mut self, channel: usize) {
+        match self {
+            Self::Scalar(voter) => voter.forget(channel),
+            Self::Circular(circle) => circle.forget(channel),
+            Self::Codes(majority) => majority.forget(channel),
+        }
+    }
+
     /// What it has learned, where it learns and has.
     #[must_use]
     pub fn learned(&self) -> Option<Learned> {

@@ -7,6 +7,7 @@ use super::Reason;
 use super::channel::{Channel, Standing};
 use super::commission::{LOOK_COUNT, WANDER_START_SHARE};
 use super::look::Look;
+use super::pair::Pair;
 use super::statistics::root;
 use super::voter::{Tick, Voter};
 
@@ -16,6 +17,21 @@ const LOOKS_MAX: u32 = 8;
 const NEARER_SHARE: f64 = 0.5;
 
 impl Voter {
+    /// Forgets everything of one channel, its being out included: it is learned against the others, outside the vote,
+    /// as one that arrives later is; during the first phase of commissioning, with them. Nothing where there is no such
+    /// channel.
+    pub fn forget(&mut self, channel: usize) {
+        let Some(forgotten) = self.channels.get_mut(channel) else {
+            return;
+        };
+        *forgotten = Channel::new();
+        if !self.commission.warming() {
+            forgotten.standing = Standing::Newcomer;
+        }
+        forgotten.begin_look();
+        self.pair = Pair::new();
+    }
+
     /// Channels that arrived later, or were not steady, are learned against those that are there, outside the vote.
     pub(super) fn commission_newcomers(&mut self, tick: &Tick) {
         if tick.last_resort {

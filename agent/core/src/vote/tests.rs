@@ -85,6 +85,49 @@ mod properties {
         rows
     }
 
+    #[test]
+    fn a_forgotten_channel_is_learned_anew_and_the_others_go_on() {
+        let mut world = World::new(7, 3);
+        let (mut voter, mut vote) = learned(VoterConfig::new(3), &mut world, LEARNED);
+        let off = |world: &mut World| {
+            let mut row = world.next();
+            row[0] += 30.0;
+            row
+        };
+        for _ in 0..40 {
+            voter.vote(&fresh(&off(&mut world)), &mut vote);
+        }
+        assert!(out(vote.verdicts[0].state), "{:?}", vote.verdicts[0]);
+        voter.forget(3);
+        voter.forget(0);
+        voter.vote(&fresh(&world.next()), &mut vote);
+        assert_eq!(vote.verdicts[0].state, ChannelState::Learning);
+        assert!(vote.verdicts[1].included && vote.verdicts[2].included);
+        for _ in 0..LEARNED {
+            voter.vote(&fresh(&world.next()), &mut vote);
+        }
+        assert_eq!(vote.verdicts[0].state, ChannelState::Healthy);
+        // Forgetting makes no faulty channel good.
+        voter.forget(0);
+        for _ in 0..LEARNED {
+            voter.vote(&fresh(&off(&mut world)), &mut vote);
+            assert!(!vote.verdicts[0].included);
+        }
+    }
+
+    #[test]
+    fn a_forgotten_code_is_believed_again_at_once() {
+        let mut method = Method::new(Kind::Codes(2), VoterConfig::new(3));
+        let mut vote = Vote::empty(3);
+        for _ in 0..10 {
+            method.vote(&fresh(&[0.0, 0.0, 1.0]), &mut vote);
+        }
+        assert!(out(vote.verdicts[2].state));
+        method.forget(2);
+        method.vote(&fresh(&[0.0, 0.0, 0.0]), &mut vote);
+        assert!(vote.verdicts[2].included);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 

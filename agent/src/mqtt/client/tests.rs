@@ -20,6 +20,7 @@ use crate::mqtt::{
     wire::{PATIENCE, Wire, options},
 };
 
+mod commands;
 mod version311;
 
 struct Agent {

@@ -9,10 +9,15 @@ use std::{
 
 use bytes::BytesMut;
 use quorate_core::{event::AckOutcome, units::BatchId};
-use rumqttc_v4::{ConnAck, Connect, ConnectReturnCode, Packet, PubAck, Publish, QoS, Subscribe};
+use rumqttc_v4::{
+    ConnAck, Connect, ConnectReturnCode, Packet, PubAck, Publish, QoS, SubAck, Subscribe,
+    SubscribeReasonCode,
+};
 
 use super::{
-    Command, Epoch, Event, Ledger, Options, Outbox, PATIENCE, batch, listener, options, start,
+    Command, Epoch, Event, Ledger, Options, Outbox, PATIENCE, batch,
+    commands::{listening, subscribed},
+    listener, options, start,
 };
 use crate::mqtt::{Compression, Protocol};
 
@@ -216,6 +221,49 @@ fn a_broker_without_mqtt_5_is_told_from_others() {
     let (cause, detail) = refused(&[0x20, 3, 0, 0x87, 0]);
     assert_eq!(cause, "not-authorised");
     assert!(!detail.contains("3.1.1"), "{detail}");
+}
+
+#[test]
+fn commands_come_in_and_are_answered_on_a_topic_of_their_own() {
+    let (listener, address) = listener();
+    let (listening, incoming) = listening(address);
+    let agent = start(Options {
+        protocol: Protocol::Mqtt311,
+        ..listening
+    });
+    agent.order(Command::Connect { broker: 0 });
+    let (mut wire, _) = Wire::accept(listener.accept().unwrap().0, ConnectReturnCode::Success);
+    assert!(matches!(wire.read(), Packet::Publish(_)), "the status");
+    let Packet::Subscribe(subscribe) = wire.read() else {
+        unreachable!("no subscription");
+    };
+    assert_eq!(subscribe.filters[0].path, "plant/press-07/cmd/+");
+    let codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
+    wire.write(&Packet::SubAck(SubAck::new(subscribe.pkid, codes)));
+    assert!(matches!(agent.event(), Event::LinkUp { .. }));
+    assert_eq!(agent.event(), subscribed(true));
+    let topic = "plant/press-07/cmd/ping";
+    wire.write(&Packet::Publish(Publish::new(topic, QoS::AtMostOnce, "{}")));
+    let to = incoming.recv_timeout(PATIENCE).unwrap().reply.unwrap();
+    assert_eq!(to.topic, "plant/press-07/reply");
+    let payload = "{}".to_owned();
+    agent.order(Command::Reply { to, payload });
+    let Packet::Publish(answer) = wire.read() else {
+        unreachable!("no answer");
+    };
+    assert_eq!(answer.topic[..], b"plant/press-07/reply"[..]);
+    // The broker of this version cannot be told how large is too large.
+    let large = Publish::new(topic, QoS::AtMostOnce, vec![b'x'; 100_000]);
+    let mut bytes = BytesMut::new();
+    Packet::Publish(large).write(&mut bytes, BYTES_MAX).unwrap();
+    wire.stream.write_all(&bytes[..1_000]).unwrap();
+    agent.down("incoming-too-large");
+    agent.order(Command::Connect { broker: 0 });
+    let (mut wire, _) = Wire::accept(listener.accept().unwrap().0, ConnectReturnCode::Success);
+    assert!(matches!(agent.event(), Event::LinkUp { .. }));
+    assert_eq!(agent.event(), subscribed(false));
+    assert!(matches!(wire.read(), Packet::Publish(_)), "the status");
+    agent.stop();
 }
 
 /// A real mosquitto, where there is one.
