@@ -62,7 +62,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
         listen: settings.http.listen,
         clock,
     };
-    let sources = sources::sources(&settings);
+    let sources = sources::sources(&settings, clock);
     let sensing = |events: &Sender<Event>| -> Result<Box<dyn Poll>, Outcome> {
         Ok(Box::new(
             Sensing::spawn(sources, clock, events).map_err(Outcome::failed)?,
@@ -85,7 +85,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
 pub fn check(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
     let settings = Settings::load(path).map_err(Outcome::refused)?;
     let (config, _) = load_models(&settings)?;
-    let missing = sources::missing(&settings);
+    let missing = sources::missing(&settings, Clock::real());
     describe(&settings, &config, &missing, output).map_err(Outcome::failed)?;
     if let Some(outbox) = &settings.outbox {
         check_outbox(&outbox.path)?;

@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue, Deserializer},
 };
 
-use super::{SettingsError, overrides};
+use super::{SettingsError, chip_source::SensorSource, overrides};
 
 /// A text and its name.
 #[derive(Clone, Copy, Debug)]
@@ -243,7 +243,7 @@ pub(super) struct Sensor {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
-pub(super) enum SensorSource {
+pub(super) enum PlainSource {
     Replay {},
     Simulated(Signal),
     Hwmon {
@@ -255,10 +255,6 @@ pub(super) enum SensorSource {
         name: String,
         channel: String,
         device: Option<String>,
-    },
-    Tmp102 {
-        bus: String,
-        address: u8,
     },
 }
 
