@@ -85,6 +85,8 @@ pub struct Bus {
     pub kind: BusKind,
     /// Its device file.
     pub path: PathBuf,
+    /// Speed of a serial line, in baud.
+    pub baud: u32,
 }
 
 /// One sensor.
@@ -111,6 +113,15 @@ pub enum Source {
     Hwmon(HwmonConfig),
     /// The kernel's industrial I/O.
     Iio(IioConfig),
+    /// A channel of a microcontroller.
+    Wire {
+        /// Name of its serial line.
+        bus: String,
+        /// The channel.
+        channel: u8,
+        /// Period that the microcontroller is asked to sample it with, in microseconds.
+        period_us: Option<u32>,
+    },
     /// A channel of a chip.
     Chip {
         /// Name of its bus.

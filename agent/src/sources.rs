@@ -2,7 +2,7 @@
 //!
 //! Owns: which probe serves which kind of source, and which sources share a thread. Must not: read a value itself.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use quorate_core::units::SensorId;
 use quorate_firmware_bridge::{
@@ -10,8 +10,9 @@ use quorate_firmware_bridge::{
     chips::{self, BusKind, Chip, ChipConfig, shared::SharedChip},
     hwmon::{HwmonConfig, HwmonProbe},
     iio::{IioConfig, IioProbe},
-    linux::{Delay, I2cBus, spi},
+    linux::{Delay, I2cBus, serial::SerialLine, spi},
     simulated::{SimulatedConfig, SimulatedProbe},
+    wire::WireChip,
 };
 
 use crate::{
@@ -46,7 +47,8 @@ pub fn missing(settings: &Settings, clock: Clock) -> Vec<(String, String)> {
     let mut openers = Openers::new(settings, clock);
     let try_open = |sensor: &settings::Sensor| {
         let (_, mut open) = openers.opener(&sensor.source)?;
-        let sample = open().and_then(|mut probe| probe.sample());
+        let patient = matches!(sensor.source, settings::Source::Wire { .. });
+        let sample = open().and_then(|mut probe| first_sample(probe.as_mut(), patient));
         let fault = sample
             .err()
             .filter(|fault| *fault != SampleFault::NotReady)?;
@@ -55,10 +57,27 @@ pub fn missing(settings: &Settings, clock: Clock) -> Vec<(String, String)> {
     settings.sensors.iter().filter_map(try_open).collect()
 }
 
+/// How often a microcontroller is asked until it has greeted, and how far apart: longer than its watchdog.
+const GREETING_TRIES: u32 = 70;
+const GREETING_PAUSE: Duration = Duration::from_millis(50);
+
+fn first_sample(probe: &mut dyn Probe, patient: bool) -> Result<f64, SampleFault> {
+    let mut sample = probe.sample();
+    for _ in 0..GREETING_TRIES {
+        if !patient || sample != Err(SampleFault::NotReady) {
+            break;
+        }
+        std::thread::park_timeout(GREETING_PAUSE);
+        sample = probe.sample();
+    }
+    sample
+}
+
 /// The cause, and what a person can do about it.
 pub(crate) fn remedy(source: &settings::Source, fault: SampleFault) -> String {
     let bus = match source {
         settings::Source::Chip { config, .. } => Some(config.description.bus),
+        settings::Source::Wire { .. } => Some(BusKind::Serial),
         _ => None,
     };
     let hint = match (fault, bus) {
@@ -73,6 +92,15 @@ pub(crate) fn remedy(source: &settings::Source, fault: SampleFault) -> String {
         }
         (SampleFault::Permission, Some(BusKind::Spi)) => {
             "not permitted: add the user to the group spi"
+        }
+        (SampleFault::Missing, Some(BusKind::Serial)) => {
+            "no such line, or it was unplugged: see /dev/serial/by-id"
+        }
+        (SampleFault::Permission, Some(BusKind::Serial)) => {
+            "not permitted: add the user to the group dialout"
+        }
+        (SampleFault::Timeout, Some(BusKind::Serial)) => {
+            "nothing greets on this line: check baud, wiring and firmware"
         }
         (SampleFault::Missing, None) => "no such device or file",
         (SampleFault::Permission, None) => "not permitted to read it",
@@ -121,7 +149,37 @@ impl<'a> Openers<'a> {
                     Box::new(move || Ok(Box::new(chip.probe(channel)) as Box<dyn Probe>));
                 Some((bus.clone(), open))
             }
+            settings::Source::Wire { bus, channel, .. } => {
+                let chip = self.microcontroller(bus)?;
+                let channel = usize::from(*channel);
+                let open: Opener =
+                    Box::new(move || Ok(Box::new(chip.probe(channel)) as Box<dyn Probe>));
+                Some((bus.clone(), open))
+            }
         }
+    }
+
+    fn microcontroller(&mut self, bus: &str) -> Option<SharedChip> {
+        let known = self.settings.buses.iter().find(|known| known.id == *bus)?;
+        let (path, baud, clock) = (known.path.clone(), known.baud, self.clock);
+        let period = |sensor: &settings::Sensor| match &sensor.source {
+            settings::Source::Wire {
+                bus: other,
+                channel,
+                period_us,
+            } if other == bus => Some((*channel, (*period_us)?)),
+            _ => None,
+        };
+        let periods: Vec<_> = self.settings.sensors.iter().filter_map(period).collect();
+        let chip = self.chips.entry(format!("{bus} wire")).or_insert_with(|| {
+            let open = move || {
+                let line = SerialLine::open(&path, baud)?;
+                let now_us = Box::new(move || clock.now().0.saturating_mul(1000));
+                Ok(Box::new(WireChip::new(line, now_us, periods.clone())) as Box<dyn Chip>)
+            };
+            SharedChip::new(Box::new(open), Box::new(move || clock.now().0))
+        });
+        Some(chip.clone())
     }
 
     fn chip(&mut self, bus: &str, config: &ChipConfig) -> Option<SharedChip> {
@@ -159,6 +217,7 @@ fn open_chip(path: &Path, config: &ChipConfig) -> Result<Box<dyn Chip>, SampleFa
             })?;
             chips::on_spi(config, bus, Delay)
         }
+        BusKind::Serial => None,
     };
     chip.ok_or(SampleFault::Malformed)
 }

@@ -22,6 +22,7 @@ pub mod simulated;
 mod sysfs;
 pub mod trace;
 pub mod vibration;
+pub mod wire;
 
 pub use config::ConfigError;
 pub use fault::SampleFault;

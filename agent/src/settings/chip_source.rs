@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::{Bus, Source, file::PlainSource};
 
 /// Kinds that are no chips, for the message of an unknown one.
-const PLAIN_KINDS: [&str; 4] = ["replay", "simulated", "hwmon", "iio"];
+const PLAIN_KINDS: [&str; 5] = ["replay", "simulated", "hwmon", "iio", "wire"];
 
 /// Where the values of a sensor come from, as it is written.
 #[derive(Debug)]
@@ -92,6 +92,27 @@ pub(super) fn chip(
     Ok(Source::Chip {
         bus: source.bus.clone(),
         config,
+    })
+}
+
+/// A channel of a microcontroller; errors as for [`chip`].
+pub(super) fn wire(
+    (bus, channel, period_us): (&str, u8, Option<u32>),
+    buses: &[Bus],
+) -> Result<Source, (String, String)> {
+    check_bus(bus, BusKind::Serial, buses)?;
+    if usize::from(channel) >= chips::CHANNELS_MAX {
+        let last = chips::CHANNELS_MAX - 1;
+        let message = format!("expected 0 to {last}, found {channel}");
+        return Err((".channel".into(), message));
+    }
+    if period_us == Some(0) {
+        return Err((".period_us".into(), "expected at least 1".into()));
+    }
+    Ok(Source::Wire {
+        bus: bus.into(),
+        channel,
+        period_us,
     })
 }
 

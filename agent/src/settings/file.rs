@@ -230,6 +230,7 @@ pub(super) struct Bus {
     pub(super) id: Spanned<String>,
     pub(super) kind: Spanned<String>,
     pub(super) path: String,
+    pub(super) baud: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -255,6 +256,11 @@ pub(super) enum PlainSource {
         name: String,
         channel: String,
         device: Option<String>,
+    },
+    Wire {
+        bus: String,
+        channel: u8,
+        period_us: Option<u32>,
     },
 }
 

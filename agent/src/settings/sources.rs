@@ -19,6 +19,9 @@ use super::{
     file,
 };
 
+/// Speed of a serial line unless it is told otherwise.
+const BAUD: u32 = 115_200;
+
 pub(super) fn buses(places: &Places<'_>, buses: &[file::Bus]) -> Result<Vec<Bus>, SettingsError> {
     let mut known: Vec<Bus> = Vec::new();
     for (index, bus) in buses.iter().enumerate() {
@@ -27,13 +30,20 @@ pub(super) fn buses(places: &Places<'_>, buses: &[file::Bus]) -> Result<Vec<Bus>
         let bus_kind = match kind.as_str() {
             "i2c" => BusKind::I2c,
             "spi" => BusKind::Spi,
+            "serial" => BusKind::Serial,
             _ => {
                 let message = format!(
-                    "unknown bus kind `{kind}`; expected `i2c` or `spi` (hwmon and iio need no bus)"
+                    "unknown bus kind `{kind}`; expected `i2c`, `spi` or `serial` (hwmon and iio need no bus)"
                 );
                 return Err(places.wrong(&bus.kind, &format!("{key}.kind"), message));
             }
         };
+        if let Some(baud) = &bus.baud
+            && (bus_kind != BusKind::Serial || *baud.get_ref() == 0)
+        {
+            let message = "expected on a bus of kind `serial`, at least 1";
+            return Err(places.wrong(baud, &format!("{key}.baud"), message));
+        }
         let id = bus.id.get_ref();
         if known.iter().any(|other| other.id == *id) {
             return Err(places.wrong(
@@ -46,6 +56,7 @@ pub(super) fn buses(places: &Places<'_>, buses: &[file::Bus]) -> Result<Vec<Bus>
             id: id.clone(),
             kind: bus_kind,
             path: PathBuf::from(&bus.path),
+            baud: bus.baud.as_ref().map_or(BAUD, |baud| *baud.get_ref()),
         });
     }
     Ok(known)
@@ -134,6 +145,11 @@ fn source(source: &SensorSource, buses: &[Bus]) -> Result<Source, (String, Strin
                 .map_err(|error| whole(error.to_string()))?;
             Ok(Source::Iio(config))
         }
+        file::PlainSource::Wire {
+            bus,
+            channel,
+            period_us,
+        } => chip_source::wire((bus, *channel, *period_us), buses),
     }
 }
 

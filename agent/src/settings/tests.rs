@@ -181,7 +181,7 @@ fn wrong_files_say_where_and_what() {
     check(
         "kind = \"i2c\"",
         "kind = \"can\"",
-        "q.toml:7:8: buses[0].kind: unknown bus kind `can`; expected `i2c` or `spi` (hwmon and iio need no bus)",
+        "q.toml:7:8: buses[0].kind: unknown bus kind `can`; expected `i2c`, `spi` or `serial` (hwmon and iio need no bus)",
     );
     check(
         "[-40.0, 125.0]",
@@ -595,4 +595,59 @@ fn a_chip_brings_its_range_and_its_accuracy() {
     let other = text("").replace("unit = 'celsius'", "unit = 'kelvin'");
     let settings = Settings::parse("q.toml", &other, std::iter::empty()).unwrap();
     assert_eq!(settings.quantities[0].accuracy_absolute, None);
+}
+
+#[test]
+fn a_microcontroller_is_a_channel_on_a_serial_line() {
+    let text = |source: &str, bus: &str| {
+        let text = format!(
+            "[device]\nid = 'd'\n[[buses]]\nid = 'm'\npath = '/dev/ttyACM0'\n{bus}\n\
+             [[sensors]]\nid = 'a'\nsource = {{ kind = 'wire', bus = 'm', {source} }}\n"
+        );
+        Settings::parse("q.toml", &text, std::iter::empty()).map_err(|error| error.to_string())
+    };
+    let settings = text(
+        "channel = 3, period_us = 500",
+        "kind = 'serial'\nbaud = 9600",
+    )
+    .unwrap();
+    assert_eq!(settings.buses[0].baud, 9600);
+    assert!(matches!(
+        settings.sensors[0].source,
+        Source::Wire {
+            channel: 3,
+            period_us: Some(500),
+            ..
+        }
+    ));
+    for (source, bus, expected) in [
+        (
+            "channel = 32",
+            "kind = 'serial'",
+            "source.channel: expected 0 to 31, found 32",
+        ),
+        (
+            "channel = 1",
+            "kind = 'i2c'",
+            "source.bus: `m` is i2c; expected a bus of kind serial",
+        ),
+        (
+            "channel = 1, period_us = 0",
+            "kind = 'serial'",
+            "source.period_us: expected at least 1",
+        ),
+        (
+            "channel = 1",
+            "kind = 'i2c'\nbaud = 9600",
+            "buses[0].baud: expected on a bus of kind `serial`",
+        ),
+        (
+            "channel = 1",
+            "kind = 'serial'\nbaud = 0",
+            "buses[0].baud: expected on a bus",
+        ),
+    ] {
+        let error = text(source, bus).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
 }

@@ -16,6 +16,8 @@ pub enum BusKind {
     I2c,
     /// SPI, one device file per chip select.
     Spi,
+    /// A serial line with a microcontroller; no chip of the list hangs on one.
+    Serial,
 }
 
 impl BusKind {
@@ -25,6 +27,7 @@ impl BusKind {
         match self {
             Self::I2c => "i2c",
             Self::Spi => "spi",
+            Self::Serial => "serial",
         }
     }
 }

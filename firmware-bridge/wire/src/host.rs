@@ -110,6 +110,12 @@ impl Host {
         self.session.map(|session| session.capabilities)
     }
 
+    /// How many channels the device has, once it greeted.
+    #[must_use]
+    pub fn channels(&self) -> Option<u8> {
+        self.session.map(|session| session.channels)
+    }
+
     /// Whether the device greeted and was heard lately.
     #[must_use]
     pub fn is_up(&self, now_us: u64) -> bool {
