@@ -17,6 +17,9 @@ use crate::{Probe, SampleFault};
 /// this bridges the time that the poll of a bus takes.
 pub const FRESH_MS_MAX: u64 = 100;
 
+/// A bus that could not be opened is tried again after this, in milliseconds.
+pub const REOPEN_MS: u64 = 1_000;
+
 /// Opens the bus and makes the driver; called again when the device was gone.
 pub type OpenChip = Box<dyn FnMut() -> Result<Box<dyn Chip>, SampleFault> + Send>;
 /// Monotonic time in milliseconds.
@@ -33,6 +36,8 @@ struct Inner {
     open: OpenChip,
     now: Now,
     chip: Option<Box<dyn Chip>>,
+    /// Why it could not be opened, and when.
+    refused: Option<(SampleFault, u64)>,
     ready: bool,
     values: Values,
     measured_ms: Option<u64>,
@@ -52,6 +57,7 @@ impl SharedChip {
             open,
             now,
             chip: None,
+            refused: None,
             ready: false,
             values: Values::default(),
             measured_ms: None,
@@ -112,7 +118,15 @@ impl Inner {
             Some(chip) => chip,
             None => {
                 self.ready = false;
-                self.chip.insert((self.open)()?)
+                let now_ms = (self.now)();
+                if let Some((fault, then_ms)) = self.refused
+                    && now_ms.saturating_sub(then_ms) < REOPEN_MS
+                {
+                    return Err(fault);
+                }
+                let opened = (self.open)();
+                self.refused = opened.as_ref().err().map(|fault| (*fault, now_ms));
+                self.chip.insert(opened?)
             }
         };
         if !self.ready {
@@ -248,6 +262,25 @@ mod tests {
         assert_eq!(rig.chip.probe(0).sample(), timeout);
         assert_eq!(rig.chip.probe(1).sample(), timeout);
         assert_eq!(rig.chip.probe(0).sample(), Ok(1.0));
+    }
+
+    #[test]
+    fn a_bus_that_is_not_there_is_tried_once_a_second() {
+        let (now, opened) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (clock, counter) = (now.clone(), opened.clone());
+        let chip = SharedChip::new(
+            Box::new(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Err(SampleFault::Permission)
+            }),
+            Box::new(move || clock.load(Ordering::Relaxed)),
+        );
+        let mut probe = chip.probe(0);
+        for (now_ms, times) in [(0, 1), (500, 1), (999, 1), (1000, 2), (1001, 2), (2500, 3)] {
+            now.store(now_ms, Ordering::Relaxed);
+            assert_eq!(probe.sample(), Err(SampleFault::Permission));
+            assert_eq!(opened.load(Ordering::Relaxed), times, "{now_ms}");
+        }
     }
 
     #[test]
