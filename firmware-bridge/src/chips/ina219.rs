@@ -2,7 +2,7 @@
 //!
 //! Owns the chip's registers. Source: the datasheet SBOS448. Current is the voltage over the shunt by its resistance, in
 //! floating point, so the calibration register, its rounding and its overflow are not needed. An own file because
-//! ina219 0.2.1 does not read the configuration back: a chip that lost power would be read with another resolution.
+//! ina219 0.2.1 measures without reading the configuration back: a chip that lost power would be read with another resolution.
 //!
 //! Invariants: the configuration is the one that was written (the one after power-up differs); a bus voltage whose unused
 //! bit is set is `Malformed`; a shunt voltage at the end of its range is `Saturated`.
@@ -53,7 +53,7 @@ pub const DESCRIPTION: Description = Description {
         },
     ],
     options: &[SHUNT],
-    driver: "own file: ina219 does not read the configuration back",
+    driver: "own file: ina219 measures without reading the configuration back",
     datasheet: "SBOS448, INA219A over temperature: 1 %, 100 \u{b5}V at a shunt of 0.1 ohm",
 };
 
