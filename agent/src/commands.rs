@@ -66,7 +66,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
         configuration: settings.shown.clone(),
         logging: Some(logging),
     };
-    let sources = sources::sources(&settings);
+    let sources = sources::sources(&settings, clock);
     let sensing = |events: &Sender<Event>| -> Result<Box<dyn Poll>, Outcome> {
         Ok(Box::new(
             Sensing::spawn(sources, clock, events).map_err(Outcome::failed)?,
@@ -91,7 +91,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
 pub fn check(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
     let settings = Settings::load(path).map_err(Outcome::refused)?;
     let (config, _) = load_models(&settings)?;
-    let missing = sources::missing(&settings);
+    let missing = sources::missing(&settings, Clock::real());
     describe(&settings, &config, &missing, output).map_err(Outcome::failed)?;
     if let Some(outbox) = &settings.outbox {
         check_outbox(&outbox.path)?;

@@ -31,6 +31,7 @@ pub mod outbox_look;
 pub mod outcome;
 pub mod replay;
 pub mod sensing;
+pub mod sensors_command;
 pub mod settings;
 pub mod shell;
 pub mod sources;

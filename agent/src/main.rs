@@ -7,10 +7,11 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
-use quorate::{command_command, commands, outbox_look::Export, outcome::Outcome};
+use quorate::{command_command, commands, outbox_look::Export, outcome::Outcome, sensors_command};
 
 /// On-device inference agent: votes across redundant sensors, runs ONNX models, never loses a result.
 #[derive(Debug, Parser)]
@@ -82,6 +83,11 @@ enum Command {
         #[command(subcommand)]
         command: OrderCommand,
     },
+    /// What is on the buses of this machine, and what the configured sensors say.
+    Sensors {
+        #[command(subcommand)]
+        command: SensorsCommand,
+    },
     /// Look into and feed a store while the agent is stopped.
     Outbox {
         #[command(subcommand)]
@@ -142,6 +148,36 @@ enum VoteCommand {
         /// This quantity alone.
         #[arg(long, value_name = "ID")]
         quantity: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum SensorsCommand {
+    /// The buses, and the kernel's own sensors as they are configured.
+    List,
+    /// Which addresses of an I2C bus answer, and as which chips; reads identity registers alone.
+    Probe {
+        /// The bus, such as /dev/i2c-1; all of them when not given.
+        #[arg(long, value_name = "DEVICE")]
+        bus: Option<PathBuf>,
+    },
+    /// One value of every configured sensor, or why there is none.
+    Read {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// The same again and again until interrupted.
+    Watch {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Time between two rounds, in milliseconds.
+        #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+        period_ms: u64,
+        /// End after so many rounds.
+        #[arg(long)]
+        rounds: Option<u64>,
     },
 }
 
@@ -270,6 +306,7 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
         Command::Status { json, address } => commands::status(address, json, out),
         #[cfg(feature = "collect")]
         Command::Collect(arguments) => quorate::collect::command(&arguments, out),
+        Command::Sensors { command } => sensors(command, out),
         Command::Outbox { command } => match command {
             OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),
             OutboxCommand::List { path } => commands::outbox_list(&path, out),
@@ -283,5 +320,19 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
             OutboxCommand::Salvage { path } => commands::outbox_salvage(&path, out),
             OutboxCommand::Append { path } => commands::outbox_append(&path, out),
         },
+    }
+}
+
+fn sensors(command: SensorsCommand, out: &mut impl Write) -> Result<(), Outcome> {
+    match command {
+        SensorsCommand::List => sensors_command::list(out),
+        SensorsCommand::Probe { bus: Some(bus) } => sensors_command::probe(&bus, out),
+        SensorsCommand::Probe { bus: None } => sensors_command::probe_all(out),
+        SensorsCommand::Read { config } => sensors_command::read(&config, out),
+        SensorsCommand::Watch {
+            config,
+            period_ms,
+            rounds,
+        } => sensors_command::watch(&config, Duration::from_millis(period_ms), rounds, out),
     }
 }

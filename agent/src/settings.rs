@@ -6,6 +6,7 @@
 //! Invariant: what [`Settings::load`] accepts needs no further check of form; [`Settings::core_config`] adds what only
 //! the models' manifests know.
 
+mod chip_source;
 mod cloud;
 mod commands;
 mod convert;
@@ -26,7 +27,10 @@ use std::{
 
 use quorate_core::config::{Config, LinkConfig, OutboxConfig, QuantityConfig};
 use quorate_firmware_bridge::{
-    hwmon::HwmonConfig, iio::IioConfig, simulated::SimulatedConfig, tmp102::Tmp102Config,
+    chips::{self, BusKind, ChipConfig},
+    hwmon::HwmonConfig,
+    iio::IioConfig,
+    simulated::SimulatedConfig,
 };
 use thiserror::Error;
 
@@ -90,8 +94,12 @@ pub struct Settings {
 pub struct Bus {
     /// Its name.
     pub id: String,
+    /// What hangs on it.
+    pub kind: BusKind,
     /// Its device file.
     pub path: PathBuf,
+    /// Speed of a serial line, in baud.
+    pub baud: u32,
 }
 
 /// One sensor.
@@ -118,13 +126,33 @@ pub enum Source {
     Hwmon(HwmonConfig),
     /// The kernel's industrial I/O.
     Iio(IioConfig),
-    /// A TMP102 or a chip that speaks like one.
-    Tmp102 {
+    /// A channel of a microcontroller.
+    Wire {
+        /// Name of its serial line.
+        bus: String,
+        /// The channel.
+        channel: u8,
+        /// Period that the microcontroller is asked to sample it with, in microseconds.
+        period_us: Option<u32>,
+    },
+    /// A channel of a chip.
+    Chip {
         /// Name of its bus.
         bus: String,
-        /// Its address.
-        config: Tmp102Config,
+        /// Which chip, where, and which channel of it.
+        config: ChipConfig,
     },
+}
+
+impl Source {
+    /// What the channel of a chip is; `None` for other sources.
+    #[must_use]
+    pub fn channel(&self) -> Option<&'static chips::Channel> {
+        match self {
+            Self::Chip { config, .. } => Some(config.channel()),
+            _ => None,
+        }
+    }
 }
 
 /// One model.

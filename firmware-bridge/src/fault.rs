@@ -31,11 +31,20 @@ pub enum SampleFault {
     Permission,
     /// The answer is not what the device's documentation allows.
     Malformed,
+    /// The chip lost its configuration: it had no power for a moment, or somebody else wrote to it. It is configured
+    /// again before the next value.
+    Reset,
+    /// The chip reports that its sensing element is shorted to a supply or to ground.
+    ShortCircuit,
+    /// The value is at the end of what the chip can measure as it is configured, so the true one may lie beyond.
+    Saturated,
+    /// Samples were lost between the device and here, for example because a buffer of the chip ran over.
+    Overrun,
 }
 
 impl SampleFault {
     /// Every cause once, for tables and metrics. `BusError` stands without an error number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::NoAcknowledge,
         Self::BusError { errno: None },
         Self::Timeout,
@@ -45,6 +54,10 @@ impl SampleFault {
         Self::Missing,
         Self::Permission,
         Self::Malformed,
+        Self::Reset,
+        Self::ShortCircuit,
+        Self::Saturated,
+        Self::Overrun,
     ];
 
     /// The cause as one kebab-case word. These words are part of the telemetry: they may be added to,
@@ -61,6 +74,10 @@ impl SampleFault {
             Self::Missing => "missing",
             Self::Permission => "permission",
             Self::Malformed => "malformed",
+            Self::Reset => "reset",
+            Self::ShortCircuit => "short-circuit",
+            Self::Saturated => "saturated",
+            Self::Overrun => "overrun",
         }
     }
 
@@ -80,7 +97,11 @@ impl SampleFault {
             | Self::Checksum
             | Self::NotReady
             | Self::OpenCircuit
-            | Self::Malformed => false,
+            | Self::Malformed
+            | Self::Reset
+            | Self::ShortCircuit
+            | Self::Saturated
+            | Self::Overrun => false,
         }
     }
 }

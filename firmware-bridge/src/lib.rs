@@ -10,16 +10,19 @@
 //! - Nothing that a device, a file or a person supplies can cause a panic or unbounded memory.
 //! - Each outside thing has one owner file: only `linux.rs` names the crate for Linux's buses.
 
+pub mod chips;
 mod config;
 mod errno;
 mod fault;
 pub mod hwmon;
 pub mod iio;
+pub mod kernel;
 pub mod linux;
 pub mod simulated;
 mod sysfs;
-pub mod tmp102;
 pub mod trace;
+pub mod vibration;
+pub mod wire;
 
 pub use config::ConfigError;
 pub use fault::SampleFault;

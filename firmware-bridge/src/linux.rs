@@ -10,6 +10,9 @@
 //! that the I2C specification leaves to devices is refused before it reaches the bus. A transfer blocks for
 //! at most the adapter's own time limit, which the kernel sets (commonly one second).
 
+pub mod serial;
+pub mod spi;
+
 use std::path::{Path, PathBuf};
 
 use embedded_hal::i2c::{
@@ -20,6 +23,8 @@ use linux_embedded_hal::i2cdev::linux::{
     LinuxI2CBus, LinuxI2CDevice, LinuxI2CError, LinuxI2CMessage,
 };
 use rustix::io::Errno;
+
+pub use linux_embedded_hal::Delay;
 
 use crate::SampleFault;
 use crate::errno::fault_from_errno;

@@ -42,9 +42,10 @@ const CLOCKS: [(&str, &[&str]); 2] = [
 ];
 
 /// Crates of this workspace, and those of it that each may depend on.
-const DIRECTIONS: [(&str, &[&str]); 5] = [
+const DIRECTIONS: [(&str, &[&str]); 6] = [
     ("agent/core", &[]),
-    ("firmware-bridge", &[]),
+    ("firmware-bridge", &["quorate-wire"]),
+    ("firmware-bridge/wire", &[]),
     ("models", &[]),
     (
         "agent",

@@ -168,12 +168,10 @@ fn quantity(
     sensors: &[Sensor],
 ) -> Result<QuantityConfig, SettingsError> {
     let ids = channels(places, key, &quantity.sensors, sensors)?;
-    let accuracy = quantity.accuracy.as_ref().map(|text| {
-        values::accuracy(&text.get_ref().text())
-            .map_err(|message| places.wrong(text, &format!("{key}.accuracy"), message))
-    });
-    let (accuracy_absolute, accuracy_relative) = accuracy.transpose()?.unwrap_or((None, 0.0));
     let (kind, labels) = kind(places, key, &quantity)?;
+    let (accuracy_absolute, accuracy_relative) = accuracy(places, key, &quantity)?
+        .or_else(|| sources::accuracy(kind, &quantity.unit, &ids, sensors))
+        .unwrap_or((None, 0.0));
     let period_ms = quantity.period_ms.map_or(PERIOD_MS, Spanned::into_inner);
     let defaults = vote::VoterConfig::new(ids.len());
     let config = QuantityConfig {
@@ -230,6 +228,19 @@ fn quantity(
             .error(places.origins, place, &key, error.message)
     })?;
     Ok(config)
+}
+
+/// The accuracy that a quantity gives.
+fn accuracy(
+    places: &Places<'_>,
+    key: &str,
+    quantity: &file::Quantity,
+) -> Result<Option<(Option<f64>, f64)>, SettingsError> {
+    let accuracy = quantity.accuracy.as_ref().map(|text| {
+        values::accuracy(&text.get_ref().text())
+            .map_err(|message| places.wrong(text, &format!("{key}.accuracy"), message))
+    });
+    accuracy.transpose()
 }
 
 /// How a quantity is voted, and what its codes mean; a key that its kind does not have is refused.

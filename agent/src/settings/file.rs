@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue, Deserializer},
 };
 
-use super::{SettingsError, overrides, shown};
+use super::{SettingsError, chip_source::SensorSource, overrides, shown};
 
 /// A text and its name.
 #[derive(Clone, Copy, Debug)]
@@ -253,6 +253,7 @@ pub(super) struct Bus {
     pub(super) id: Spanned<String>,
     pub(super) kind: Spanned<String>,
     pub(super) path: String,
+    pub(super) baud: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -266,7 +267,7 @@ pub(super) struct Sensor {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
-pub(super) enum SensorSource {
+pub(super) enum PlainSource {
     Replay {},
     Simulated(Signal),
     Hwmon {
@@ -279,9 +280,10 @@ pub(super) enum SensorSource {
         channel: String,
         device: Option<String>,
     },
-    Tmp102 {
+    Wire {
         bus: String,
-        address: u8,
+        channel: u8,
+        period_us: Option<u32>,
     },
 }
 

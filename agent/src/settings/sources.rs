@@ -4,25 +4,45 @@
 
 use std::path::PathBuf;
 
+use quorate_core::{units::SensorId, vote::Kind};
 use quorate_firmware_bridge::{
+    chips::BusKind,
     hwmon::HwmonConfig,
     iio::IioConfig,
     simulated::{SimulatedConfig, SimulatedFault, SimulatedFaultKind},
-    tmp102::Tmp102Config,
 };
 
-use super::{Bus, Sensor, SettingsError, Source, convert::Places, file};
+use super::{
+    Bus, Sensor, SettingsError, Source,
+    chip_source::{self, SensorSource},
+    convert::Places,
+    file,
+};
+
+/// Speed of a serial line unless it is told otherwise.
+const BAUD: u32 = 115_200;
 
 pub(super) fn buses(places: &Places<'_>, buses: &[file::Bus]) -> Result<Vec<Bus>, SettingsError> {
     let mut known: Vec<Bus> = Vec::new();
     for (index, bus) in buses.iter().enumerate() {
         let key = format!("buses[{index}]");
         let kind = bus.kind.get_ref();
-        if kind != "i2c" {
-            let message = format!(
-                "bus kind `{kind}` is not built yet; expected `i2c` (hwmon and iio need no bus)"
-            );
-            return Err(places.wrong(&bus.kind, &format!("{key}.kind"), message));
+        let bus_kind = match kind.as_str() {
+            "i2c" => BusKind::I2c,
+            "spi" => BusKind::Spi,
+            "serial" => BusKind::Serial,
+            _ => {
+                let message = format!(
+                    "unknown bus kind `{kind}`; expected `i2c`, `spi` or `serial` (hwmon and iio need no bus)"
+                );
+                return Err(places.wrong(&bus.kind, &format!("{key}.kind"), message));
+            }
+        };
+        if let Some(baud) = &bus.baud
+            && (bus_kind != BusKind::Serial || *baud.get_ref() == 0)
+        {
+            let message = "expected on a bus of kind `serial`, at least 1";
+            return Err(places.wrong(baud, &format!("{key}.baud"), message));
         }
         let id = bus.id.get_ref();
         if known.iter().any(|other| other.id == *id) {
@@ -34,7 +54,9 @@ pub(super) fn buses(places: &Places<'_>, buses: &[file::Bus]) -> Result<Vec<Bus>
         }
         known.push(Bus {
             id: id.clone(),
+            kind: bus_kind,
             path: PathBuf::from(&bus.path),
+            baud: bus.baud.as_ref().map_or(BAUD, |baud| *baud.get_ref()),
         });
     }
     Ok(known)
@@ -73,6 +95,8 @@ pub(super) fn sensors(
         };
         let source = source(sensor.source.get_ref(), buses)
             .map_err(|(part, message)| refuse(&part, message))?;
+        // What the chip can measure is what is physically possible of its values.
+        let range = range.or_else(|| source.channel()?.range);
         known.push(Sensor {
             id,
             source,
@@ -83,12 +107,18 @@ pub(super) fn sensors(
     Ok(known)
 }
 
-fn source(source: &file::SensorSource, buses: &[Bus]) -> Result<Source, (String, String)> {
+fn source(source: &SensorSource, buses: &[Bus]) -> Result<Source, (String, String)> {
     let whole = |message: String| (String::new(), message);
+    let source = match source {
+        SensorSource::Plain(source) => source,
+        SensorSource::Chip(description, chip) => {
+            return chip_source::chip(description, chip, buses);
+        }
+    };
     match source {
-        file::SensorSource::Replay {} => Ok(Source::Replay),
-        file::SensorSource::Simulated(signal) => simulated(signal),
-        file::SensorSource::Hwmon { chip, input, path } => {
+        file::PlainSource::Replay {} => Ok(Source::Replay),
+        file::PlainSource::Simulated(signal) => simulated(signal),
+        file::PlainSource::Hwmon { chip, input, path } => {
             let config = match (chip, input, path) {
                 (Some(chip), Some(input), None) => HwmonConfig::chip(chip, input),
                 (None, None, Some(path)) => HwmonConfig::path(path),
@@ -103,7 +133,7 @@ fn source(source: &file::SensorSource, buses: &[Bus]) -> Result<Source, (String,
                 .map_err(|error| whole(error.to_string()))?;
             Ok(Source::Hwmon(config))
         }
-        file::SensorSource::Iio {
+        file::PlainSource::Iio {
             name,
             channel,
             device,
@@ -115,24 +145,31 @@ fn source(source: &file::SensorSource, buses: &[Bus]) -> Result<Source, (String,
                 .map_err(|error| whole(error.to_string()))?;
             Ok(Source::Iio(config))
         }
-        file::SensorSource::Tmp102 { bus, address } => {
-            if !buses.iter().any(|known| known.id == *bus) {
-                let known: Vec<_> = buses.iter().map(|bus| bus.id.as_str()).collect();
-                return Err((
-                    ".bus".into(),
-                    format!("no bus `{bus}`; expected one of [{}]", known.join(", ")),
-                ));
-            }
-            let config = Tmp102Config { address: *address };
-            config
-                .validate()
-                .map_err(|error| (".address".into(), error.to_string()))?;
-            Ok(Source::Tmp102 {
-                bus: bus.clone(),
-                config,
-            })
-        }
+        file::PlainSource::Wire {
+            bus,
+            channel,
+            period_us,
+        } => chip_source::wire((bus, *channel, *period_us), buses),
     }
+}
+
+/// The accuracy of a quantity that does not give one: that of the least accurate of its chips, when all its sensors are
+/// chips that measure in its unit.
+pub(super) fn accuracy(
+    kind: Kind,
+    unit: &str,
+    ids: &[SensorId],
+    sensors: &[Sensor],
+) -> Option<(Option<f64>, f64)> {
+    let (mut absolute, mut relative) = (0.0_f64, 0.0_f64);
+    for id in ids {
+        let channel = sensors.get(id.index())?.source.channel()?;
+        let accuracy = channel.accuracy.filter(|_| channel.unit == unit)?;
+        absolute = absolute.max(accuracy.absolute);
+        relative = relative.max(accuracy.relative);
+    }
+    let told = kind == Kind::Scalar && absolute + relative > 0.0;
+    told.then(|| ((absolute > 0.0).then_some(absolute), relative))
 }
 
 fn simulated(signal: &file::Signal) -> Result<Source, (String, String)> {

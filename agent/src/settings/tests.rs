@@ -57,7 +57,7 @@ fn check(from: &str, to: &str, expected: &str) {
 #[test]
 fn a_good_file_and_its_defaults() {
     let settings = parse(GOOD, &[]).unwrap();
-    assert!(matches!(settings.sensors[0].source, Source::Tmp102 { .. }));
+    assert!(matches!(settings.sensors[0].source, Source::Chip { .. }));
     let quantity = &settings.quantities[0];
     assert_eq!(
         (quantity.period_ms, quantity.timeout_ms, quantity.lead_ms),
@@ -228,8 +228,8 @@ fn wrong_files_say_where_and_what() {
     );
     check(
         "kind = \"i2c\"",
-        "kind = \"spi\"",
-        "q.toml:7:8: buses[0].kind: bus kind `spi` is not built yet; expected `i2c` (hwmon and iio need no bus)",
+        "kind = \"can\"",
+        "q.toml:7:8: buses[0].kind: unknown bus kind `can`; expected `i2c`, `spi` or `serial` (hwmon and iio need no bus)",
     );
     check(
         "[-40.0, 125.0]",
@@ -591,5 +591,162 @@ proptest::proptest! {
     #[test]
     fn no_variable_makes_it_panic(name in "(SENSORS|MQTT|OUTBOX|QUANTITIES|[A-Za-z_]{0,6})(__([0-9]|A|URL|SOURCE|RANGE|.{0,8})){0,4}", value in ".{0,40}") {
         let _ = parse(GOOD, &[(&format!("QUORATE__{name}"), &value)]);
+    }
+}
+
+/// The good file with another source for its first sensor, and perhaps another bus.
+fn with_source(source: &str) -> Result<Settings, String> {
+    let old = "{ kind = \"tmp102\", bus = \"i2c1\", address = 0x48 }";
+    assert!(GOOD.contains(old));
+    let spi = "[[buses]]\nid = \"spi0\"\nkind = \"spi\"\npath = \"/dev/spidev0.0\"\n\n[[sensors]]";
+    let text = GOOD
+        .replacen(old, source, 1)
+        .replacen("[[sensors]]", spi, 1);
+    Settings::parse("q.toml", &text, std::iter::empty()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn chips_are_read_with_their_channel_and_wiring() {
+    let found = |source: &str| match with_source(source).unwrap().sensors.remove(0).source {
+        Source::Chip { bus, config } => format!("{bus}: {config} {:?}", config.options),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(
+        found("{ kind = 'bme280', bus = 'i2c1', address = 0x77, channel = 'pressure' }"),
+        "i2c1: Bosch BME280 at I2C address 0x77, pressure in pascal []"
+    );
+    assert_eq!(
+        found("{ kind = 'max31865', bus = 'spi0', channel = 'temperature', wires = 3 }"),
+        "spi0: Maxim MAX31865, temperature in celsius [3.0, 100.0, 430.0]"
+    );
+    assert_eq!(
+        found("{ kind = 'scd4x', bus = 'i2c1', channel = 'co2' }"),
+        "i2c1: Sensirion SCD4x at I2C address 0x62, co2 in ppm []"
+    );
+}
+
+#[test]
+fn a_wrong_chip_is_refused_with_its_key() {
+    for (source, expected) in [
+        (
+            "{ kind = 'bme281' }",
+            "source: unknown kind `bme281`, expected one of replay,",
+        ),
+        (
+            "{ kind = 'bme280', bus = 'i2c1', address = 0x76 }",
+            "source.channel: missing; expected one of temperature",
+        ),
+        (
+            "{ kind = 'tmp102', bus = 'i2c1' }",
+            "source.address: missing: its pins choose it",
+        ),
+        (
+            "{ kind = 'tmp102', bus = 'i2c1', address = 0x148 }",
+            "source.address: address = 0x148: expected 0x48 to 0x4b; addresses of ten bits",
+        ),
+        (
+            "{ kind = 'tmp102', bus = 'spi0', address = 0x48 }",
+            "source.bus: `spi0` is spi; expected a bus of kind i2c",
+        ),
+        (
+            "{ kind = 'mcp3008', bus = 'i2c1', channel = 'in0' }",
+            "source.bus: `i2c1` is i2c; expected a bus of kind spi",
+        ),
+        (
+            "{ kind = 'tmp102', bus = 'i2c1', address = 0x48, adress = 1 }",
+            "source.adress: key = \"adress\": expected no key beyond",
+        ),
+        (
+            "{ kind = 'max31865', bus = 'spi0', channel = 'temperature', wires = 5 }",
+            "source.wires: wires = 5: expected 2, 3, 4",
+        ),
+        (
+            "{ kind = 'tmp102', address = 0x48 }",
+            "source: missing field `bus`",
+        ),
+    ] {
+        let error = with_source(source).unwrap_err();
+        assert!(error.starts_with("q.toml:"), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_chip_brings_its_range_and_its_accuracy() {
+    let text = |keys: &str| {
+        format!(
+            "[device]\nid = 'd'\n[[buses]]\nid = 'i'\nkind = 'i2c'\npath = '/dev/i2c-1'\n\
+             [[sensors]]\nid = 'a'\nsource = {{ kind = 'lm75', bus = 'i', address = 0x48 }}\n\
+             [[sensors]]\nid = 'b'\nsource = {{ kind = 'tmp117', bus = 'i', address = 0x49 }}\nrange = [0, 50]\n\
+             [[quantities]]\nid = 'q'\nunit = 'celsius'\nsensors = ['a', 'b']\n{keys}"
+        )
+    };
+    let parsed = |keys: &str| Settings::parse("q.toml", &text(keys), std::iter::empty()).unwrap();
+    let settings = parsed("");
+    assert_eq!(settings.sensors[0].range, Some((-55.0, 125.0)));
+    assert_eq!(settings.sensors[1].range, Some((0.0, 50.0)));
+    // The LM75 is the less accurate one.
+    assert_eq!(settings.quantities[0].accuracy_absolute, Some(2.0));
+    assert_eq!(
+        parsed("accuracy = 0.1").quantities[0].accuracy_absolute,
+        Some(0.1)
+    );
+    let other = text("").replace("unit = 'celsius'", "unit = 'kelvin'");
+    let settings = Settings::parse("q.toml", &other, std::iter::empty()).unwrap();
+    assert_eq!(settings.quantities[0].accuracy_absolute, None);
+}
+
+#[test]
+fn a_microcontroller_is_a_channel_on_a_serial_line() {
+    let text = |source: &str, bus: &str| {
+        let text = format!(
+            "[device]\nid = 'd'\n[[buses]]\nid = 'm'\npath = '/dev/ttyACM0'\n{bus}\n\
+             [[sensors]]\nid = 'a'\nsource = {{ kind = 'wire', bus = 'm', {source} }}\n"
+        );
+        Settings::parse("q.toml", &text, std::iter::empty()).map_err(|error| error.to_string())
+    };
+    let settings = text(
+        "channel = 3, period_us = 500",
+        "kind = 'serial'\nbaud = 9600",
+    )
+    .unwrap();
+    assert_eq!(settings.buses[0].baud, 9600);
+    assert!(matches!(
+        settings.sensors[0].source,
+        Source::Wire {
+            channel: 3,
+            period_us: Some(500),
+            ..
+        }
+    ));
+    for (source, bus, expected) in [
+        (
+            "channel = 32",
+            "kind = 'serial'",
+            "source.channel: expected 0 to 31, found 32",
+        ),
+        (
+            "channel = 1",
+            "kind = 'i2c'",
+            "source.bus: `m` is i2c; expected a bus of kind serial",
+        ),
+        (
+            "channel = 1, period_us = 0",
+            "kind = 'serial'",
+            "source.period_us: expected at least 1",
+        ),
+        (
+            "channel = 1",
+            "kind = 'i2c'\nbaud = 9600",
+            "buses[0].baud: expected on a bus of kind `serial`",
+        ),
+        (
+            "channel = 1",
+            "kind = 'serial'\nbaud = 0",
+            "buses[0].baud: expected on a bus",
+        ),
+    ] {
+        let error = text(source, bus).unwrap_err();
+        assert!(error.contains(expected), "{error}");
     }
 }

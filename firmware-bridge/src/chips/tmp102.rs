@@ -16,8 +16,28 @@ use core::fmt;
 
 use embedded_hal::i2c::I2c;
 
+use super::{Accuracy, BusKind, Channel, Chip, Description, Values};
 use crate::config::ConfigError;
 use crate::{Probe, SampleFault};
+
+/// What the chip is. It has no identity register.
+pub const DESCRIPTION: Description = Description {
+    kind: "tmp102",
+    name: "Texas Instruments TMP102",
+    bus: BusKind::I2c,
+    addresses: &[0x48, 0x49, 0x4a, 0x4b],
+    spi_mode: 0,
+    identity: None,
+    channels: &[Channel {
+        name: "temperature",
+        unit: "celsius",
+        range: Some((-55.0, 150.0)),
+        accuracy: Some(Accuracy::absolute(2.0)),
+    }],
+    options: &[],
+    driver: "own file: tmp1x2 hides the register bits, so a chip in shutdown would not be seen",
+    datasheet: "SBOS397, 2 K from -25 to 85 \u{b0}C; TMP112, TMP75 and TMP105 have the same registers",
+};
 
 /// The addresses that the pin ADD0 can choose (datasheet).
 const ADDRESSES: core::ops::RangeInclusive<u8> = 0x48..=0x4b;
@@ -184,6 +204,42 @@ where
             self.state = State::Unknown;
         }
         result
+    }
+}
+
+/// The same as a chip of the list.
+#[derive(Debug)]
+pub struct Tmp102Chip<B>(Tmp102<B>);
+
+impl<B> Tmp102Chip<B>
+where
+    B: I2c,
+    B::Error: Into<SampleFault>,
+{
+    /// A chip at an address that [`DESCRIPTION`] allows.
+    pub fn new(bus: B, address: u8) -> Self {
+        Self(Tmp102 {
+            bus,
+            address,
+            state: State::Unknown,
+        })
+    }
+}
+
+impl<B> Chip for Tmp102Chip<B>
+where
+    B: I2c + Send,
+    B::Error: Into<SampleFault>,
+{
+    /// The chip sets itself up in its samples, which know more of its state.
+    fn set_up(&mut self) -> Result<(), SampleFault> {
+        Ok(())
+    }
+
+    fn measure(&mut self, _channel: usize, values: &mut Values) -> Result<(), SampleFault> {
+        let celsius = self.0.sample()?;
+        values.set(0, Ok(celsius));
+        Ok(())
     }
 }
 
