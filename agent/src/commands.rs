@@ -440,6 +440,8 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
         epoch: Epoch(0),
         boot: BootId::default(),
         incoming: None,
+        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+        certificates: None,
         connect_timeout_ms: mqtt.link.connect_timeout_ms,
         packet_bytes_max: PACKET_BYTES_MAX,
         inflight_max: u16::try_from(mqtt.outbox.inflight_batches_max).unwrap_or(u16::MAX),

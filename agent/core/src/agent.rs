@@ -15,6 +15,7 @@ pub use picture::Explanation;
 use alloc::{string::String, vec::Vec};
 
 use crate::{
+    certificate::Certificates,
     checkpoint,
     command::Commands,
     config::{Config, Recovered},
@@ -58,6 +59,7 @@ pub struct Agent {
     checkpoint_next: Mono,
     epoch: Epoch,
     commands: Commands,
+    certificates: Certificates,
     /// Whether commands can come: `off`, `waiting`, `listening` or `refused`.
     command_state: &'static str,
 }
@@ -97,6 +99,7 @@ impl Agent {
             checkpoint_next: now.plus_ms(checkpoint::PERIOD_MS),
             epoch: recovered.epoch,
             commands: Commands::default(),
+            certificates: Certificates::default(),
             command_state: "off",
             config,
         }
@@ -174,6 +177,10 @@ impl Agent {
             Event::Recalled { first, last, count } => {
                 self.conclude_replays(now, (first, last), count, actions);
             }
+            Event::Certificate {
+                role,
+                not_after_unix_ms,
+            } => self.take_certificate(now, role, not_after_unix_ms, actions),
             Event::Command(event) => self.take_command_event(now, event, actions),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
@@ -459,6 +466,7 @@ impl Agent {
             .map_or(0, |old| offset(anchor).saturating_sub(offset(old)));
         let synced_changed = self.wall.is_some_and(|old| old.synced != anchor.synced);
         self.wall = Some(anchor);
+        self.judge_certificates(now, actions);
         if step_ms.abs() > WALL_STEP_MS || synced_changed {
             let occurrence = Occurrence {
                 what: "clock",

@@ -196,7 +196,10 @@ impl<'a> Session<'a> {
             packet_bytes_max: None,
             retain: true,
             silence_max: silence_max(options.keep_alive_s),
-            deadline: Instant::now() + Duration::from_millis(options.connect_timeout_ms),
+            // Connecting is no excuse for a longer silence.
+            deadline: Instant::now()
+                + Duration::from_millis(options.connect_timeout_ms)
+                    .min(silence_max(options.keep_alive_s)),
             stopping: false,
             deaf: false,
         }

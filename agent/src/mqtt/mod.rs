@@ -11,12 +11,14 @@ pub mod batch;
 #[cfg(feature = "demo")]
 pub mod broker;
 pub mod cbor;
+mod certificate;
 mod client;
 mod fault;
 pub mod ledger;
 mod outlet;
 mod protocol;
 mod setup;
+mod tls;
 mod version311;
 mod version5;
 #[cfg(all(test, feature = "demo"))]
@@ -90,6 +92,10 @@ pub struct Options {
     pub version: String,
     /// This boot of the device, for the status.
     pub boot: BootId,
+    /// Where the service manager put credentials: files with a relative name are looked for there first.
+    pub credentials: Option<PathBuf>,
+    /// Where it is told until when the certificates are good.
+    pub certificates: Option<crossbeam_channel::Sender<Event>>,
     /// Where commands go that come on `<topic>/cmd/...`; without it nothing is subscribed to.
     pub incoming: Option<crossbeam_channel::Sender<Incoming>>,
 }
@@ -203,6 +209,10 @@ pub fn spawn(
     let handle = std::thread::Builder::new()
         .name("mqtt".to_owned())
         .spawn(move || {
+            let options = Options {
+                certificates: Some(events.clone()),
+                ..options
+            };
             let mut link = client::Link::new(options, commands, events);
             // A panic of the client ends its connection, not the link.
             while let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.block_on(link.run()))) {

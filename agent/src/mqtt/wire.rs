@@ -43,6 +43,8 @@ pub(super) fn options(address: SocketAddr) -> Options {
         version: "0.1.0".to_owned(),
         boot: BootId([7; 16]),
         incoming: None,
+        credentials: None,
+        certificates: None,
     }
 }
 

@@ -69,6 +69,7 @@ impl Agent {
                 .link
                 .as_ref()
                 .map(|link| link.health(self.outbox.inflight())),
+            certificates: self.certificates.health().collect(),
             commands: CommandsHealth {
                 state: self.command_state,
                 in_progress: self.commands.count(),
