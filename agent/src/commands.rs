@@ -457,6 +457,8 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
         boot: BootId::default(),
         incoming: None,
         watermark: mqtt.outbox.confirm == ConfirmBy::Watermark,
+        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+        certificates: None,
         connect_timeout_ms: mqtt.link.connect_timeout_ms,
         packet_bytes_max: PACKET_BYTES_MAX,
         inflight_max: u16::try_from(mqtt.outbox.inflight_batches_max).unwrap_or(u16::MAX),

@@ -307,19 +307,23 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
         #[cfg(feature = "collect")]
         Command::Collect(arguments) => quorate::collect::command(&arguments, out),
         Command::Sensors { command } => sensors(command, out),
-        Command::Outbox { command } => match command {
-            OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),
-            OutboxCommand::List { path } => commands::outbox_list(&path, out),
-            OutboxCommand::Verify { path } => commands::outbox_verify(&path, out),
-            OutboxCommand::Export {
-                path,
-                epoch,
-                from,
-                to,
-            } => commands::outbox_export(&path, Export { epoch, from, to }, out),
-            OutboxCommand::Salvage { path } => commands::outbox_salvage(&path, out),
-            OutboxCommand::Append { path } => commands::outbox_append(&path, out),
-        },
+        Command::Outbox { command } => outbox(command, out),
+    }
+}
+
+fn outbox(command: OutboxCommand, out: &mut impl Write) -> Result<(), Outcome> {
+    match command {
+        OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),
+        OutboxCommand::List { path } => commands::outbox_list(&path, out),
+        OutboxCommand::Verify { path } => commands::outbox_verify(&path, out),
+        OutboxCommand::Export {
+            path,
+            epoch,
+            from,
+            to,
+        } => commands::outbox_export(&path, Export { epoch, from, to }, out),
+        OutboxCommand::Salvage { path } => commands::outbox_salvage(&path, out),
+        OutboxCommand::Append { path } => commands::outbox_append(&path, out),
     }
 }
 

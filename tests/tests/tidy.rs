@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Crates and calls, and the files that may name them: a path, a folder (ends in `/`) or a prefix (ends in `*`).
-const OWNERS: [(&str, &[&str]); 13] = [
+const OWNERS: [(&str, &[&str]); 14] = [
     ("sled", &["agent/src/store*"]),
     ("rumqttc", &["agent/src/mqtt/"]),
     ("rumqttc_v4", &["agent/src/mqtt/"]),
@@ -20,6 +20,7 @@ const OWNERS: [(&str, &[&str]); 13] = [
     ("tokio", &["agent/src/mqtt/", "agent/src/http*"]),
     ("hyper", &["agent/src/http*"]),
     ("hyper_util", &["agent/src/http*"]),
+    ("rustls_native_certs", &["agent/src/mqtt/"]),
     ("ring", &["agent/src/command/"]),
     ("base64", &["agent/src/command/"]),
     ("sd_notify", &["agent/src/supervisor.rs"]),

@@ -16,6 +16,7 @@ pub use picture::Explanation;
 use alloc::{string::String, vec::Vec};
 
 use crate::{
+    certificate::Certificates,
     checkpoint,
     command::Commands,
     config::{Config, Recovered},
@@ -60,6 +61,7 @@ pub struct Agent {
     told: delivery::Told,
     epoch: Epoch,
     commands: Commands,
+    certificates: Certificates,
     /// Whether commands can come: `off`, `waiting`, `listening` or `refused`.
     command_state: &'static str,
 }
@@ -105,6 +107,7 @@ impl Agent {
             told: delivery::Told::new(now),
             epoch: recovered.epoch,
             commands: Commands::default(),
+            certificates: Certificates::default(),
             command_state: "off",
             config,
         }
@@ -187,6 +190,10 @@ impl Agent {
                 self.take_watermark(now, epoch, through, actions);
             }
             Event::Sent { batch, bytes } => self.take_size(now, batch, bytes),
+            Event::Certificate {
+                role,
+                not_after_unix_ms,
+            } => self.take_certificate(now, role, not_after_unix_ms, actions),
             Event::Command(event) => self.take_command_event(now, event, actions),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
@@ -400,6 +407,7 @@ impl Agent {
             .map_or(0, |old| offset(anchor).saturating_sub(offset(old)));
         let synced_changed = self.wall.is_some_and(|old| old.synced != anchor.synced);
         self.wall = Some(anchor);
+        self.judge_certificates(now, actions);
         if step_ms.abs() > WALL_STEP_MS || synced_changed {
             let occurrence = Occurrence {
                 what: "clock",

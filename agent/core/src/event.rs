@@ -7,6 +7,7 @@
 use alloc::{string::String, sync::Arc, vec::Vec};
 
 use crate::{
+    certificate::Role,
     checkpoint::Checkpoint,
     command::{CommandEvent, CommandId, Deed, ReplyTo},
     record::Record,
@@ -116,6 +117,13 @@ pub enum Event {
         batch: BatchId,
         /// Bytes of the MQTT packet, without TLS and what lies below.
         bytes: u64,
+    },
+    /// A certificate of the connection was read.
+    Certificate {
+        /// Whose it is.
+        role: Role,
+        /// Until when it is good, in milliseconds since 1970.
+        not_after_unix_ms: i64,
     },
     /// Something of a command from outside.
     Command(CommandEvent),

@@ -30,6 +30,8 @@ pub struct Health {
     pub store: StoreHealth,
     /// The connection to the broker; absent when none is configured.
     pub link: Option<LinkHealth>,
+    /// The certificates of the connection that were read; none without TLS.
+    pub certificates: Vec<CertificateHealth>,
     /// Commands from outside.
     pub commands: CommandsHealth,
     /// Stages that owe work for too long; the watchdog is not stroked while there is one.
@@ -192,6 +194,19 @@ pub struct DeliveryHealth {
     pub day_bytes: u64,
     /// How far the ingesting side has confirmed, where it does.
     pub confirmed: Option<Seq>,
+}
+
+/// A certificate of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificateHealth {
+    /// `client` or `server`.
+    pub role: &'static str,
+    /// Until when it is good, in milliseconds since 1970.
+    pub not_after_unix_ms: i64,
+    /// `valid`, `expires-soon` or `expired`.
+    pub state: &'static str,
+    /// When it was read.
+    pub seen: Mono,
 }
 
 /// Commands from outside.

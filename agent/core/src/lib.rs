@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod agent;
 mod breaker;
+pub mod certificate;
 pub mod checkpoint;
 pub mod class;
 pub mod command;

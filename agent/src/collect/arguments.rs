@@ -78,6 +78,8 @@ impl Arguments {
             fallback_urls: Vec::new(),
             incoming: None,
             watermark: false,
+            credentials: None,
+            certificates: None,
             topic: self.topic.clone(),
             client_id: self.client_id.clone(),
             username: self.username.clone(),

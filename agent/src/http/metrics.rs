@@ -14,7 +14,7 @@ use quorate_core::{
 use super::{
     Snapshot,
     routes::STALE,
-    status::{GONE, QUALITIES},
+    status::{GONE, QUALITIES, days_left},
 };
 
 /// What a delivery can be.
@@ -100,6 +100,7 @@ pub(super) fn text(version: &str, device: &str, snapshot: Option<&Snapshot>) -> 
         channels(&mut out, health);
         models(&mut out, health);
         store_and_link(&mut out, health);
+        certificates(&mut out, snapshot);
         counters(&mut out, &health.counters, snapshot.shown.polls_dropped);
         link_counters(&mut out, &health.counters);
     }
@@ -258,6 +259,17 @@ fn models(out: &mut Exposition, health: &Health) {
     );
     for model in &health.models {
         out.sample(&[("model", &model.id)], u8::from(model.alarm));
+    }
+}
+
+fn certificates(out: &mut Exposition, snapshot: &Snapshot) {
+    out.gauge(
+        "quorate_certificate_expiry_days",
+        "Whole days until the certificate is good no longer, by the clock of the device.",
+    );
+    for certificate in &snapshot.shown.health.certificates {
+        let days_left = days_left(snapshot.shown.wall, certificate);
+        out.sample(&[("role", certificate.role)], days_left);
     }
 }
 

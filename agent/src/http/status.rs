@@ -6,9 +6,11 @@
 use quorate_core::{
     command::Refused,
     health::{
-        Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth,
+        CertificateHealth, Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth,
+        StoreHealth,
     },
-    units::Mono,
+    record::time_text,
+    units::{Mono, WallAnchor},
     vote::Quality,
 };
 use serde_json::{Map, Value, json};
@@ -131,6 +133,13 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
             with(model.state, model.fault.as_deref()),
         ));
     }
+    for certificate in &health.certificates {
+        checks.push(check(
+            format!("certificate:{}", certificate.role),
+            warns_unless(certificate.state == "valid"),
+            certificate.state,
+        ));
+    }
     if health.commands.state == "refused" {
         checks.push(check("commands", Verdict::Warn, "refused by the broker"));
     }
@@ -210,9 +219,25 @@ pub(super) fn picture(device: &str, version: &str, snapshot: &Snapshot) -> Value
         "models": health.models.iter().map(|model| model_json(now, model)).collect::<Vec<_>>(),
         "store": store_json(health),
         "link": health.link.as_ref().map(|link| link_json(now, link)),
+        "certificates": health.certificates.iter().map(|one| certificate_json(snapshot.shown.wall, one)).collect::<Vec<_>>(),
         "commands": {"state": health.commands.state, "in_progress": health.commands.in_progress},
         "stalled": health.stalled,
         "counters": counters_json(&health.counters, snapshot.shown.polls_dropped),
+    })
+}
+
+/// Days until a certificate is good no longer, by this device's clock; below 0 when it no longer is.
+pub(super) fn days_left(wall: WallAnchor, certificate: &CertificateHealth) -> i64 {
+    let left_ms = certificate.not_after_unix_ms.saturating_sub(wall.unix_ms);
+    left_ms.div_euclid(86_400_000)
+}
+
+fn certificate_json(wall: WallAnchor, certificate: &CertificateHealth) -> Value {
+    json!({
+        "role": certificate.role,
+        "not_after": time_text(certificate.not_after_unix_ms),
+        "days_left": days_left(wall, certificate),
+        "state": certificate.state,
     })
 }
 

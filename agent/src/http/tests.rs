@@ -10,8 +10,8 @@ use std::{
 use quorate_core::{
     event::StoreReport,
     health::{
-        ChannelHealth, CommandsHealth, Condition, Counters, DeliveryHealth, LinkHealth,
-        ModelHealth, QuantityHealth, SensorHealth, StoreHealth,
+        CertificateHealth, ChannelHealth, CommandsHealth, Condition, Counters, DeliveryHealth,
+        LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth,
     },
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
@@ -95,6 +95,12 @@ fn sample() -> Health {
                 confirmed: None,
             },
         }),
+        certificates: vec![CertificateHealth {
+            role: "server",
+            not_after_unix_ms: 0,
+            state: "expired",
+            seen: Mono(50_000),
+        }],
         commands: CommandsHealth {
             state: "listening",
             in_progress: 0,

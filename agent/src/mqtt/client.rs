@@ -8,10 +8,11 @@
 //! Acknowledgements that the client gave out before a fault are told before it. (Those that came in the same read as the
 //! end of the connection it throws away; their records are sent again, and a receiver drops the repeats.)
 
+mod listening;
+
 use std::{collections::VecDeque, time::Duration};
 
 use quorate_core::{
-    command::{CommandEvent, ReplyTo},
     event::{AckOutcome, Event, LinkFault, Standing, StoredRecord},
     units::BatchId,
 };
@@ -25,7 +26,7 @@ use super::{
     fault::{OVERSIZED, fault},
     outlet::Outlet,
     protocol::{self, Client, Connection, Heard, Limits, Outgoing, Queued},
-    setup, watermark,
+    setup,
 };
 use crate::inflight::{Inflight, Message};
 
@@ -34,8 +35,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// After a packet that was larger than agreed the commands are not subscribed to for this long: where the broker keeps that
 /// packet, it would come again with every connection.
 const DEAF: Duration = Duration::from_secs(600);
-/// The answer where the real one is too large for the broker.
-const REPLY_TOO_LARGE: &str = r#"{"outcome":"unknown","reason":"too-large-for-the-broker"}"#;
 /// MQTT 5 reason "packet too large".
 const REASON_PACKET_TOO_LARGE: u8 = 0x95;
 /// The cause for which a connection ends with a farewell.
@@ -77,13 +76,6 @@ pub(super) struct Link {
     online: String,
     /// Until then commands are not subscribed to.
     deaf_until: Option<Instant>,
-}
-
-/// What was subscribed to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Watermark,
-    Commands,
 }
 
 /// How a connection ended.
@@ -236,7 +228,7 @@ struct Session<'a> {
     /// Commands are not subscribed to.
     deaf: bool,
     /// Filters whose SUBACK has not come, in order.
-    asked: VecDeque<Asked>,
+    asked: VecDeque<listening::Asked>,
 }
 
 impl<'a> Session<'a> {
@@ -249,7 +241,10 @@ impl<'a> Session<'a> {
             packet_bytes_max: None,
             retain: true,
             silence_max: silence_max(options.keep_alive_s),
-            deadline: Instant::now() + Duration::from_millis(options.connect_timeout_ms),
+            // Connecting is no excuse for a longer silence.
+            deadline: Instant::now()
+                + Duration::from_millis(options.connect_timeout_ms)
+                    .min(silence_max(options.keep_alive_s)),
             leaving: None,
             deaf: false,
             asked: VecDeque::new(),
@@ -329,79 +324,6 @@ impl<'a> Session<'a> {
         };
         if let Queued::Taken(_) = self.client.publish(status, packet_bytes_max) {
             self.inflight.queued(message);
-        }
-    }
-
-    /// Answers a command; an answer that cannot be sent is lost, its record is not.
-    fn reply(&mut self, to: ReplyTo, payload: String) {
-        let Some(packet_bytes_max) = self.packet_bytes_max else {
-            return;
-        };
-        let ReplyTo { topic, correlation } = to;
-        let answer = |payload: String| Outgoing {
-            topic: topic.clone(),
-            payload: payload.into_bytes(),
-            retain: false,
-            about: Some(("application/json", Vec::new())),
-            correlation: correlation.clone(),
-        };
-        let mut queued = self.client.publish(answer(payload), packet_bytes_max);
-        if queued == Queued::TooLarge {
-            let short = answer(REPLY_TOO_LARGE.to_owned());
-            queued = self.client.publish(short, packet_bytes_max);
-        }
-        if matches!(queued, Queued::Taken(_)) {
-            self.inflight.queued(Message::Reply);
-        } else {
-            tracing::warn!("the answer to a command cannot be sent");
-        }
-    }
-
-    /// Hands a message to those who check it; nobody waits for them.
-    fn message(&self, incoming: super::Incoming, outlet: &mut Outlet) {
-        if incoming.topic == watermark::topic(&self.options.topic) {
-            match watermark::parse(&incoming.payload) {
-                Ok(event) => outlet.push(event),
-                Err(error) => tracing::debug!(%error, "a watermark that is none"),
-            }
-            return;
-        }
-        let Some(sender) = &self.options.incoming else {
-            return;
-        };
-        if sender.try_send(incoming).is_err() {
-            tracing::debug!("commands come faster than they can be checked");
-        }
-    }
-
-    fn subscribe(&mut self, outlet: &mut Outlet) {
-        if self.options.watermark {
-            if self.client.subscribe(watermark::topic(&self.options.topic)) {
-                self.asked.push_back(Asked::Watermark);
-            } else {
-                tracing::warn!("the client takes no subscription to the watermark");
-            }
-        }
-        if self.options.incoming.is_none() {
-            return;
-        }
-        let filter = setup::commands_filter(self.options);
-        if self.deaf || !self.client.subscribe(filter) {
-            subscribed(false, outlet);
-        } else {
-            self.asked.push_back(Asked::Commands);
-        }
-    }
-
-    /// The broker answers subscriptions in their order.
-    fn subscription_answered(&mut self, accepted: bool, outlet: &mut Outlet) {
-        match self.asked.pop_front() {
-            Some(Asked::Commands) => subscribed(accepted, outlet),
-            // The core says what follows: the watermark is late.
-            Some(Asked::Watermark) if !accepted => {
-                tracing::warn!("the broker refuses the subscription to the watermark");
-            }
-            Some(Asked::Watermark) | None => {}
         }
     }
 
@@ -531,10 +453,6 @@ impl<'a> Session<'a> {
             Err(error) => Some(Ended::Fault(fault("protocol", &error.to_string()))),
         }
     }
-}
-
-fn subscribed(accepted: bool, outlet: &mut Outlet) {
-    outlet.push(Event::Command(CommandEvent::Subscribed { accepted }));
 }
 
 /// One and a half keep-alives: the client pings once per keep-alive, so a living broker is heard within one.

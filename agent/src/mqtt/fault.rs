@@ -7,6 +7,8 @@ use std::io;
 use quorate_core::event::LinkFault;
 use rumqttc::{TlsError, tokio_rustls::rustls};
 
+use super::tls::of_rustls;
+
 /// Most bytes of a fault's detail.
 pub(super) const DETAIL_BYTES_MAX: usize = 256;
 
@@ -45,6 +47,7 @@ pub(super) fn of_tls(error: &TlsError) -> &'static str {
             "input-output" => "tls",
             cause => cause,
         },
+        TlsError::TLS(error) => of_rustls(error),
         _ => "tls",
     }
 }
@@ -55,8 +58,10 @@ pub(super) fn of_io(error: &io::Error) -> &'static str {
         if inner.is::<NameFault>() {
             return "dns";
         }
-        if inner.is::<rustls::Error>() || inner.source().is_some_and(|e| e.is::<rustls::Error>()) {
-            return "tls";
+        let direct = inner.downcast_ref::<rustls::Error>();
+        let nested = || inner.source().and_then(|source| source.downcast_ref());
+        if let Some(error) = direct.or_else(nested) {
+            return of_rustls(error);
         }
     }
     match error.kind() {

@@ -11,6 +11,7 @@ pub mod batch;
 #[cfg(feature = "demo")]
 pub mod broker;
 pub mod cbor;
+mod certificate;
 mod client;
 mod fault;
 pub mod ledger;
@@ -21,6 +22,7 @@ mod protocol;
 mod setup;
 #[cfg(feature = "collect")]
 pub mod subscriber;
+mod tls;
 mod version311;
 mod version5;
 pub mod watermark;
@@ -97,6 +99,10 @@ pub struct Options {
     pub version: String,
     /// This boot of the device, for the status.
     pub boot: BootId,
+    /// Where the service manager put credentials: files with a relative name are looked for there first.
+    pub credentials: Option<PathBuf>,
+    /// Where it is told until when the certificates are good.
+    pub certificates: Option<crossbeam_channel::Sender<Event>>,
     /// Where commands go that come on `<topic>/cmd/...`; without it nothing is subscribed to.
     pub incoming: Option<crossbeam_channel::Sender<Incoming>>,
     /// Whether to listen for what the receiver has stored, on `<topic>/watermark`.
@@ -219,6 +225,10 @@ pub fn spawn(
     let handle = std::thread::Builder::new()
         .name("mqtt".to_owned())
         .spawn(move || {
+            let options = Options {
+                certificates: Some(events.clone()),
+                ..options
+            };
             let mut link = client::Link::new(options, commands, events);
             // A panic of the client ends its connection, not the link.
             while let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.block_on(link.run()))) {

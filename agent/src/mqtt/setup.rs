@@ -1,21 +1,14 @@
 //! What every connection needs, whichever version of MQTT it speaks.
 //!
-//! Owns: the topics, reading the files, the TLS configuration and dialling. Must not: keep a secret longer than the
+//! Owns: the topics, reading the files and dialling. Must not: keep a secret longer than the
 //! connection or name one in a fault.
 
-use std::{fs::File, io, io::Read, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, io, io::Read, path::Path, time::Duration};
 
 use quorate_core::event::LinkFault;
-use rumqttc::{
-    TlsConfiguration,
-    tokio_rustls::rustls::{
-        client::ResolvesClientCert,
-        crypto,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-        sign::{CertifiedKey, SingleCertAndKey},
-    },
-};
 use tokio::net::{TcpStream, lookup_host};
+
+pub(super) use super::tls::tls;
 
 use super::{
     BrokerUrl, Options,
@@ -63,7 +56,7 @@ pub(super) struct Credentials {
 /// User name and password, as far as they are configured. A file that is named must be there even without a user name.
 pub(super) fn credentials(options: &Options) -> Result<Option<Credentials>, LinkFault> {
     let password = match &options.password_file {
-        Some(path) => Some(read("password_file", "input-output", path)?),
+        Some(path) => Some(read(options, "password_file", "input-output", path)?),
         None => None,
     };
     let Some(username) = options.username.clone() else {
@@ -97,10 +90,22 @@ pub(super) async fn dial(url: BrokerUrl, timeout: Duration) -> io::Result<TcpStr
     Err(last)
 }
 
-/// Reads a whole file of bounded size. `key` is what the configuration calls it.
-fn read(key: &str, cause: &'static str, path: &Path) -> Result<Vec<u8>, LinkFault> {
+/// Reads a whole file of bounded size. `key` is what the configuration calls it. A relative name is looked for among the
+/// service manager's credentials first.
+pub(super) fn read(
+    options: &Options,
+    key: &str,
+    cause: &'static str,
+    path: &Path,
+) -> Result<Vec<u8>, LinkFault> {
+    let credential = options
+        .credentials
+        .as_ref()
+        .filter(|_| path.is_relative())
+        .map(|directory| directory.join(path))
+        .filter(|credential| credential.exists());
     let mut bytes = Vec::new();
-    File::open(path)
+    File::open(credential.as_deref().unwrap_or(path))
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(|error| fault(cause, &format!("{key}: {error}")))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
@@ -110,57 +115,4 @@ fn read(key: &str, cause: &'static str, path: &Path) -> Result<Vec<u8>, LinkFaul
         ));
     }
     Ok(bytes)
-}
-
-/// TLS with the given or the platform's roots, and with a client certificate where there is one.
-pub(super) fn tls(options: &Options) -> Result<TlsConfiguration, LinkFault> {
-    let client_auth = match (&options.client_cert_file, &options.client_key_file) {
-        (Some(certificate), Some(key)) => Some((
-            read("client_cert_file", "tls", certificate)?,
-            read("client_key_file", "tls", key)?,
-        )),
-        (None, None) => None,
-        _ => {
-            return Err(fault(
-                "tls",
-                "client_cert_file and client_key_file go together",
-            ));
-        }
-    };
-    if let Some(path) = &options.ca_file {
-        return Ok(TlsConfiguration::Simple {
-            ca: read("ca_file", "tls", path)?,
-            alpn: None,
-            client_auth,
-        });
-    }
-    let roots = TlsConfiguration::try_default_rustls()
-        .map_err(|error| fault("tls", &format!("the platform's roots: {error}")))?;
-    match (roots, client_auth) {
-        (TlsConfiguration::Rustls(config), Some((certificate, key))) => {
-            let mut config = config.as_ref().clone();
-            config.client_auth_cert_resolver = identity(&certificate, &key)?;
-            Ok(TlsConfiguration::Rustls(Arc::new(config)))
-        }
-        (roots, _) => Ok(roots),
-    }
-}
-
-/// The client's own certificate and key.
-fn identity(certificate: &[u8], key: &[u8]) -> Result<Arc<dyn ResolvesClientCert>, LinkFault> {
-    let chain = CertificateDer::pem_slice_iter(certificate)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| fault("tls", &format!("client_cert_file: {error}")))?;
-    if chain.is_empty() {
-        return Err(fault(
-            "tls",
-            "client_cert_file: expected a certificate in PEM",
-        ));
-    }
-    // The error of the parser could quote the key.
-    let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|_| fault("tls", "client_key_file: expected a private key in PEM"))?;
-    let certified = CertifiedKey::from_der(chain, key, &crypto::ring::default_provider())
-        .map_err(|error| fault("tls", &format!("client_key_file: {error}")))?;
-    Ok(Arc::new(SingleCertAndKey::from(certified)))
 }

@@ -45,6 +45,8 @@ pub(super) fn options(address: SocketAddr) -> Options {
         boot: BootId([7; 16]),
         incoming: None,
         watermark: false,
+        credentials: None,
+        certificates: None,
     }
 }
 

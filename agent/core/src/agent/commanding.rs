@@ -502,15 +502,19 @@ mod tests {
             last,
             count: 5,
         });
-        assert_eq!(told(&actions), [("command-done", 2)]);
         assert_eq!(
-            answer(&bench.stored(2)).expect("an answer")["result"]["records"],
+            told(&actions),
+            [("records-recalled", 2), ("command-done", 3)]
+        );
+        bench.stored(2);
+        assert_eq!(
+            answer(&bench.stored(3)).expect("an answer")["result"]["records"],
             5
         );
         bench.handle(request(replay(4), 2));
-        bench.stored(3);
+        bench.stored(4);
         assert_eq!(
-            answer(&bench.stored(4)).expect("an answer")["reason"],
+            answer(&bench.stored(5)).expect("an answer")["reason"],
             "wrong-epoch"
         );
     }

@@ -69,6 +69,7 @@ impl Agent {
                 let delivery = self.outbox.delivery_health(self.told.delivery_since);
                 link.health(self.outbox.inflight(), delivery)
             }),
+            certificates: self.certificates.health().collect(),
             commands: CommandsHealth {
                 state: self.command_state,
                 in_progress: self.commands.count(),

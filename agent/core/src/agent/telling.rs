@@ -2,14 +2,15 @@
 //!
 //! Owns: the words of every event record and the stamp of every record. Must not: decide; it says what was decided.
 
-use alloc::vec::Vec;
+use alloc::{format, vec::Vec};
 
 use super::Agent;
 use crate::{
+    certificate::{Changed, Role},
     event::{Action, GoneCause, InferenceFault},
     gone::Loss,
     infer::State,
-    record::{Body, Occurrence, Stamp},
+    record::{Body, Occurrence, Stamp, wall_time},
     units::Mono,
 };
 
@@ -80,6 +81,42 @@ impl Agent {
                 return;
             }
             self.gone.told(seq);
+        }
+    }
+
+    /// A certificate of the connection was read.
+    pub(super) fn take_certificate(
+        &mut self,
+        now: Mono,
+        role: Role,
+        not_after_unix_ms: i64,
+        actions: &mut Vec<Action>,
+    ) {
+        self.certificates.see(now, role, not_after_unix_ms);
+        self.judge_certificates(now, actions);
+    }
+
+    /// Names the certificates that will soon be good no longer, as far as the time is known.
+    pub(super) fn judge_certificates(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let wall = self.wall.and_then(|anchor| wall_time(anchor, now));
+        let Some(unix_ms) = wall else { return };
+        let changed: Vec<_> = self.certificates.judge(unix_ms).collect();
+        for Changed {
+            role,
+            from,
+            to,
+            days_left,
+        } in changed
+        {
+            let occurrence = Occurrence {
+                what: "certificate",
+                subject: role.as_str().into(),
+                from: Some(from),
+                to: Some(to),
+                detail: Some(format!("{days_left} days left")),
+                ..Occurrence::default()
+            };
+            self.tell(now, occurrence, actions);
         }
     }
 

@@ -21,6 +21,8 @@ use crate::mqtt::{
 };
 
 mod commands;
+mod liveness;
+mod tls;
 mod version311;
 
 struct Agent {
