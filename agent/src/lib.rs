@@ -3,6 +3,7 @@
 //! - [`shell`]: the loop; [`commands`]: what each command wires together
 //! - [`clock`]: time, boot and seed; [`store`]: sled; [`mqtt`]: the broker; [`http`]: the endpoint
 //! - [`sensing`], [`sources`]: bus threads and the probes on them; [`inference`]: the model thread
+//! - [`state`]: small facts that survive a restart, apart from the outbox
 //! - [`settings`]: TOML to the core's configuration; [`replay`]: a recorded trace in virtual time
 
 pub mod announcement;
@@ -29,6 +30,7 @@ pub mod sensing;
 pub mod settings;
 pub mod shell;
 pub mod sources;
+pub mod state;
 pub mod status;
 pub mod store;
 pub mod supervisor;
