@@ -16,7 +16,9 @@ use crate::{
     announcement::Announcement,
     checkpoint,
     clock::{self, Clock},
-    http, inference, live, mqtt,
+    http, inference, live,
+    model::boot::Guard,
+    mqtt,
     outcome::Outcome,
     shell::{Hand, Poll, Shell},
     store,
@@ -33,6 +35,10 @@ pub struct Parts {
     pub config: Config,
     /// One runner per configured model.
     pub runners: Vec<Runner>,
+    /// For each runner whether its file waits for a confirmation.
+    pub guards: Vec<Option<Guard>>,
+    /// What changed of the models since it was told last.
+    pub news: Vec<Event>,
     /// The store.
     pub store: store::Options,
     /// The broker, where one is configured; its epoch is filled in here.
@@ -91,8 +97,8 @@ pub fn assemble(
     for finding in &opened.findings {
         tracing::warn!("{finding}");
     }
-    let findings = opened.findings.iter();
-    let mut found: Vec<Event> = findings.filter_map(store::Finding::event).collect();
+    let mut found = parts.news;
+    found.extend(opened.findings.iter().filter_map(store::Finding::event));
     let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());
     let store = Hand { commands, thread };
     let views = match (&parts.mqtt, &parts.live) {
@@ -112,7 +118,8 @@ pub fn assemble(
             Some(Hand { commands, thread })
         }
     };
-    let inference = inference::spawn(parts.runners, &events).map_err(Outcome::failed)?;
+    let inference =
+        inference::spawn(parts.runners, parts.guards, &events).map_err(Outcome::failed)?;
     let sensing = sensing(&events)?;
     let saved = checkpoint::path(&parts.store.path);
     found.extend(remembered(&saved));

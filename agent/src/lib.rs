@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod clock;
 #[cfg(feature = "collect")]
 pub mod collect;
+pub mod command;
 pub mod commands;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -21,6 +22,8 @@ pub mod http;
 pub mod inference;
 pub mod inflight;
 pub mod live;
+pub mod model;
+pub mod model_command;
 pub mod mqtt;
 pub mod outbox_command;
 pub mod outbox_look;

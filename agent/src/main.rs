@@ -10,7 +10,9 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use quorate::{commands, outbox_look::Export, outcome::Outcome};
+use quorate::{
+    commands, model_command::arguments::ModelCommand, outbox_look::Export, outcome::Outcome,
+};
 
 /// On-device inference agent: votes across redundant sensors, runs ONNX models, never loses a result.
 #[derive(Debug, Parser)]
@@ -76,6 +78,19 @@ enum Command {
     /// Receive what devices send: drop repeats, write SQLite or JSON lines, confirm, report gaps.
     #[cfg(feature = "collect")]
     Collect(quorate::collect::arguments::Arguments),
+    /// Pack, sign and check model files, and choose the one that runs.
+    Model {
+        #[command(subcommand)]
+        command: ModelCommand,
+    },
+    /// Try the bundle on standard input; started by the agent itself.
+    #[command(hide = true)]
+    ModelTrial {
+        /// Most address space in bytes.
+        memory_bytes: u64,
+        /// Most processor time in seconds.
+        cpu_s: u64,
+    },
     /// Look into and feed a store while the agent is stopped.
     Outbox {
         #[command(subcommand)]
@@ -205,6 +220,11 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
         Command::Status { json, address } => commands::status(address, json, out),
         #[cfg(feature = "collect")]
         Command::Collect(arguments) => commands::collect(&arguments, out),
+        Command::Model { command } => quorate::model_command::run(&command, out),
+        Command::ModelTrial {
+            memory_bytes,
+            cpu_s,
+        } => quorate::model::trial_child::run(memory_bytes, cpu_s, out),
         Command::Outbox { command } => match command {
             OutboxCommand::Stat { path } => commands::outbox_stat(&path, out),
             OutboxCommand::List { path } => commands::outbox_list(&path, out),

@@ -10,6 +10,7 @@ mod cloud;
 mod convert;
 mod delivery;
 mod file;
+mod models;
 mod overrides;
 mod sending;
 mod sources;
@@ -30,6 +31,7 @@ use thiserror::Error;
 
 use crate::{
     live,
+    model::trust::ModelKey,
     mqtt::{BrokerUrl, Encoding, Protocol},
     store::OnFull,
 };
@@ -66,6 +68,8 @@ pub struct Settings {
     pub quantities: Vec<QuantityConfig>,
     /// Models.
     pub models: Vec<Model>,
+    /// Keys that may sign models.
+    pub model_keys: Vec<ModelKey>,
     /// Where results are kept.
     pub outbox: Option<Outbox>,
     /// Where results go.
@@ -125,7 +129,7 @@ pub enum Source {
 pub struct Model {
     /// Its name.
     pub id: String,
-    /// Its bundle, relative to the configuration file.
+    /// Its bundle, a folder or a `.qmodel` file, relative to the configuration file.
     pub bundle: PathBuf,
     /// The quantities that feed it, in the order of the manifest.
     pub inputs: Vec<String>,

@@ -182,6 +182,7 @@ impl Agent {
             Event::Sent { batch, bytes } => self.take_size(now, batch, bytes),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
+            Event::ModelChanged(change) => self.tell_model_change(now, change, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
             Event::Stop => self.stop(now, actions),
         }

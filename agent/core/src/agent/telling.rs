@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::Agent;
 use crate::{
-    event::{Action, GoneCause, InferenceFault},
+    event::{Action, GoneCause, InferenceFault, ModelChange},
     gone::Loss,
     infer::State,
     record::{Body, Occurrence, Stamp},
@@ -34,6 +34,30 @@ impl Agent {
             reason: fault.as_ref().map(|fault| fault.cause),
             detail: fault.map(|fault| fault.detail),
             records: None,
+        };
+        self.tell(now, occurrence, actions);
+    }
+
+    /// Another file is run for a model.
+    pub(super) fn tell_model_change(
+        &mut self,
+        now: Mono,
+        change: ModelChange,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(config) = self.config.models.get(change.model.index()) else {
+            return;
+        };
+        let occurrence = Occurrence {
+            what: if change.rolled_back {
+                "model-rolled-back"
+            } else {
+                "model-promoted"
+            },
+            subject: config.id.clone(),
+            reason: Some(change.cause),
+            detail: Some(change.detail),
+            ..Occurrence::default()
         };
         self.tell(now, occurrence, actions);
     }
