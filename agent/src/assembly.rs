@@ -21,6 +21,7 @@ use crate::{
     execution::Execution,
     http, inference, live,
     logging::Logging,
+    model::boot::Guard,
     mqtt,
     outcome::Outcome,
     shell::{Hand, Poll, Shell},
@@ -38,6 +39,10 @@ pub struct Parts {
     pub config: Config,
     /// One runner per configured model.
     pub runners: Vec<Runner>,
+    /// For each runner whether its file waits for a confirmation.
+    pub guards: Vec<Option<Guard>>,
+    /// What changed of the models since it was told last.
+    pub news: Vec<Event>,
     /// The store.
     pub store: store::Options,
     /// The broker, where one is configured; its epoch is filled in here.
@@ -143,14 +148,15 @@ pub fn assemble(
         error => Outcome::failed(error),
     })?;
     let opened = open(&parts.store)?;
-    let findings = opened.findings.iter();
-    let mut found: Vec<Event> = findings.filter_map(store::Finding::event).collect();
-    let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());
-    let store = Hand { commands, thread };
     let desk = desk(&parts, &events)?;
     let views = views(&parts)?;
+    let mut found = parts.news;
+    found.extend(opened.findings.iter().filter_map(store::Finding::event));
+    let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());
+    let store = Hand { commands, thread };
     let link = link(parts.mqtt, &desk, (opened.epoch, boot), &events)?;
-    let inference = inference::spawn(parts.runners, &events).map_err(Outcome::failed)?;
+    let inference =
+        inference::spawn(parts.runners, parts.guards, &events).map_err(Outcome::failed)?;
     let sensing = sensing(&events)?;
     let saved = checkpoint::path(&parts.store.path);
     found.extend(remembered(&saved));

@@ -16,7 +16,6 @@ use quorate_core::{
     units::{BootId, Epoch},
 };
 use quorate_firmware_bridge::trace::Trace;
-use quorate_models::Runner;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -25,7 +24,9 @@ use signal_hook::{
 use crate::{
     assembly::{self, Parts},
     clock::Clock,
-    explain, inference, logging, mqtt, outbox_command, outbox_look,
+    explain, logging,
+    model::boot::{self, Guard, Mode, Models},
+    mqtt, outbox_command, outbox_look,
     outcome::Outcome,
     replay,
     sensing::Sensing,
@@ -52,11 +53,14 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(Outcome::failed)?;
     let settings = Settings::load(path).map_err(Outcome::refused)?;
     let logging = logging::to_stderr(settings.log_level);
-    let (config, runners) = load_models(&settings)?;
+    let models = boot::load(&settings, Mode::Run)?;
+    let guards: Vec<_> = models.guards.iter().flatten().cloned().collect();
     let clock = Clock::real();
     let parts = Parts {
-        config,
-        runners,
+        config: models.config,
+        runners: models.runners,
+        guards: models.guards,
+        news: models.news,
         store: store_options(&settings)?,
         mqtt: mqtt_options(&settings),
         live: settings.live.clone(),
@@ -78,7 +82,9 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
         let _ = events.send(Event::Stop);
     })
     .map_err(Outcome::failed)?;
-    match shell.run() {
+    let ended = shell.run();
+    guards.iter().for_each(Guard::ended);
+    match ended {
         Ended::Stopped => Ok(()),
         Ended::Restart => Err(Outcome::Restart),
     }
@@ -90,7 +96,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
 /// Status 2 with the first reason.
 pub fn check(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
     let settings = Settings::load(path).map_err(Outcome::refused)?;
-    let (config, _) = load_models(&settings)?;
+    let config = boot::load(&settings, Mode::Look)?.config;
     let missing = sources::missing(&settings, Clock::real());
     describe(&settings, &config, &missing, output).map_err(Outcome::failed)?;
     if let Some(outbox) = &settings.outbox {
@@ -235,7 +241,9 @@ pub fn replay(
     standard: &mut impl Write,
 ) -> Result<(), Outcome> {
     let settings = Settings::load(path).map_err(Outcome::refused)?;
-    let (config, runners) = load_models(&settings)?;
+    let Models {
+        config, runners, ..
+    } = boot::load(&settings, Mode::Look)?;
     let mut trace = Trace::open(input).map_err(Outcome::refused)?;
     let name = input.display().to_string();
     let result = match output {
@@ -283,7 +291,9 @@ pub fn vote_explain(
     output: &mut impl Write,
 ) -> Result<(), Outcome> {
     let settings = Settings::load(path).map_err(Outcome::refused)?;
-    let (config, runners) = load_models(&settings)?;
+    let Models {
+        config, runners, ..
+    } = boot::load(&settings, Mode::Look)?;
     if let Some(name) = only.filter(|name| config.quantities.iter().all(|it| it.id != *name)) {
         return Err(Outcome::Refused(format!("no quantity `{name}`")));
     }
@@ -382,20 +392,6 @@ pub fn outbox_append(path: &Path, output: &mut impl Write) -> Result<(), Outcome
         output,
     )
     .map_err(Outcome::failed)
-}
-
-/// Loads every configured model and completes the core's configuration with what the manifests say.
-fn load_models(settings: &Settings) -> Result<(Config, Vec<Runner>), Outcome> {
-    let mut facts = Vec::new();
-    let mut runners = Vec::new();
-    for model in &settings.models {
-        let loaded = inference::load(&model.bundle)
-            .map_err(|error| Outcome::Refused(format!("model `{}`: {error}", model.id)))?;
-        facts.push(loaded.facts);
-        runners.push(loaded.runner);
-    }
-    let config = settings.core_config(&facts).map_err(Outcome::refused)?;
-    Ok((config, runners))
 }
 
 /// After the time limit of a message the connection ends within this, in milliseconds.

@@ -2,8 +2,6 @@
 //!
 //! Owns: the runners. Must not: decide when a model runs, or what a score means.
 
-use std::path::Path;
-
 use crossbeam_channel::{Receiver, Sender};
 use quorate_core::{
     event::{Event, InferenceFault, Worker},
@@ -12,6 +10,7 @@ use quorate_core::{
 use quorate_models::{Bundle, Runner, RunnerError};
 
 use crate::{
+    model::boot::Guard,
     settings::{InputFacts, ModelFacts},
     threads,
 };
@@ -41,16 +40,6 @@ pub struct Loaded {
     pub runner: Runner,
 }
 
-/// Reads a bundle, checks its digest and its golden vectors, and loads it.
-///
-/// # Errors
-/// What is wrong with the bundle, in words.
-pub fn load(directory: &Path) -> Result<Loaded, String> {
-    let bundle =
-        Bundle::open(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    load_bundle(&bundle).map_err(|error| format!("{}: {error}", directory.display()))
-}
-
 /// Loads a bundle that is already in memory.
 ///
 /// # Errors
@@ -62,7 +51,9 @@ pub fn load_bundle(bundle: &Bundle) -> Result<Loaded, RunnerError> {
     })
 }
 
-fn facts(bundle: &Bundle) -> ModelFacts {
+/// What the configuration needs to know of a bundle.
+#[must_use]
+pub fn facts(bundle: &Bundle) -> ModelFacts {
     let manifest = bundle.manifest();
     let standardised = manifest.preprocessing == quorate_models::Preprocessing::Standardise;
     let input = |input: &quorate_models::Input| InputFacts {
@@ -103,12 +94,13 @@ pub fn answer(runner: &mut Runner, window: &[f32]) -> Result<Vec<f32>, Inference
     })
 }
 
-/// Starts the thread.
+/// Starts the thread. `guards` has one entry per runner, or none at all.
 ///
 /// # Errors
 /// The system refuses another thread.
 pub fn spawn(
     mut runners: Vec<Runner>,
+    mut guards: Vec<Option<Guard>>,
     events: &Sender<Event>,
 ) -> std::io::Result<Sender<Question>> {
     let (sender, receiver): (_, Receiver<Question>) = crossbeam_channel::bounded(WINDOWS_MAX);
@@ -124,6 +116,11 @@ pub fn spawn(
                 continue;
             };
             let outcome = answer(runner, &window);
+            if outcome.is_ok()
+                && let Some(guard) = guards.get_mut(model.index())
+            {
+                count(guard);
+            }
             if answers
                 .send(Event::Inferred {
                     model,
@@ -137,6 +134,21 @@ pub fn spawn(
         }
     })?;
     Ok(sender)
+}
+
+/// Counts an answer of a file that waits for its confirmation.
+fn count(waiting: &mut Option<Guard>) {
+    if !waiting.as_mut().is_some_and(Guard::answered) {
+        return;
+    }
+    let Some(guard) = waiting.take() else { return };
+    // The medium may be slow, and inferences must not wait for it. Without a thread it is confirmed in a later start.
+    let confirmed = std::thread::Builder::new()
+        .name("model-confirm".into())
+        .spawn(move || guard.confirm());
+    if let Err(error) = confirmed {
+        tracing::warn!(%error, "a new model cannot be confirmed");
+    }
 }
 
 fn cause(error: &RunnerError) -> &'static str {

@@ -25,6 +25,8 @@ pub mod inference;
 pub mod inflight;
 pub mod live;
 pub mod logging;
+pub mod model;
+pub mod model_command;
 pub mod mqtt;
 pub mod outbox_command;
 pub mod outbox_look;

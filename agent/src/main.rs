@@ -11,7 +11,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use quorate::{command_command, commands, outbox_look::Export, outcome::Outcome, sensors_command};
+use quorate::{
+    command_command, commands, model_command::arguments::ModelCommand, outbox_look::Export,
+    outcome::Outcome, sensors_command,
+};
 
 /// On-device inference agent: votes across redundant sensors, runs ONNX models, never loses a result.
 #[derive(Debug, Parser)]
@@ -87,6 +90,19 @@ enum Command {
     Sensors {
         #[command(subcommand)]
         command: SensorsCommand,
+    },
+    /// Pack, sign and check model files, and choose the one that runs.
+    Model {
+        #[command(subcommand)]
+        command: ModelCommand,
+    },
+    /// Try the bundle on standard input; started by the agent itself.
+    #[command(hide = true)]
+    ModelTrial {
+        /// Most address space in bytes.
+        memory_bytes: u64,
+        /// Most processor time in seconds.
+        cpu_s: u64,
     },
     /// Look into and feed a store while the agent is stopped.
     Outbox {
@@ -307,6 +323,11 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
         #[cfg(feature = "collect")]
         Command::Collect(arguments) => quorate::collect::command(&arguments, out),
         Command::Sensors { command } => sensors(command, out),
+        Command::Model { command } => quorate::model_command::run(&command, out),
+        Command::ModelTrial {
+            memory_bytes,
+            cpu_s,
+        } => quorate::model::trial_child::run(memory_bytes, cpu_s, out),
         Command::Outbox { command } => outbox(command, out),
     }
 }

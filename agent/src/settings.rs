@@ -12,6 +12,7 @@ mod commands;
 mod convert;
 mod delivery;
 mod file;
+mod models;
 mod overrides;
 mod sending;
 mod shown;
@@ -37,6 +38,7 @@ use thiserror::Error;
 use crate::{
     command::Keyring,
     live,
+    model::trust::ModelKey,
     mqtt::{BrokerUrl, Encoding, Protocol},
     store::OnFull,
 };
@@ -73,6 +75,8 @@ pub struct Settings {
     pub quantities: Vec<QuantityConfig>,
     /// Models.
     pub models: Vec<Model>,
+    /// Keys that may sign models.
+    pub model_keys: Vec<ModelKey>,
     /// Where results are kept.
     pub outbox: Option<Outbox>,
     /// Where results go.
@@ -160,7 +164,7 @@ impl Source {
 pub struct Model {
     /// Its name.
     pub id: String,
-    /// Its bundle, relative to the configuration file.
+    /// Its bundle, a folder or a `.qmodel` file, relative to the configuration file.
     pub bundle: PathBuf,
     /// The quantities that feed it, in the order of the manifest.
     pub inputs: Vec<String>,

@@ -86,6 +86,57 @@ pub struct Bundle {
     golden: Golden,
 }
 
+/// The three files of a bundle as they were read, not yet looked into.
+#[derive(Clone)]
+pub struct Files {
+    /// `manifest.toml`.
+    pub manifest: String,
+    /// `model.onnx`.
+    pub onnx: Vec<u8>,
+    /// `golden.json`.
+    pub golden: String,
+}
+
+impl Files {
+    /// Reads the folder `dir`, each file up to its limit.
+    ///
+    /// # Errors
+    /// [`BundleError`]: a file is missing, too large, no file or no text.
+    pub fn read(dir: impl AsRef<Path>) -> Result<Files, BundleError> {
+        let dir = dir.as_ref();
+        if !dir.is_dir() {
+            return Err(BundleError::Missing {
+                path: dir.to_owned(),
+            });
+        }
+        Ok(Files {
+            manifest: read_text(dir, MANIFEST_FILE, MANIFEST_BYTES_MAX)?,
+            onnx: read(dir, ONNX_FILE, ONNX_BYTES_MAX)?,
+            golden: read_text(dir, GOLDEN_FILE, GOLDEN_BYTES_MAX)?,
+        })
+    }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn parts(&self) -> crate::package::Parts<'_> {
+        crate::package::Parts {
+            manifest: self.manifest.as_bytes(),
+            onnx: &self.onnx,
+            golden: self.golden.as_bytes(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The weights and vectors would fill pages.
+        formatter
+            .debug_struct("Files")
+            .field("onnx_bytes", &self.onnx.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Bundle {
     /// Reads the bundle in the folder `dir`: [`MANIFEST_FILE`], [`ONNX_FILE`], [`GOLDEN_FILE`].
     /// Other files there are ignored.
@@ -93,16 +144,8 @@ impl Bundle {
     /// # Errors
     /// [`BundleError`]: a file is missing, too large, truncated, has the wrong digest or is wrong.
     pub fn open(dir: impl AsRef<Path>) -> Result<Bundle, BundleError> {
-        let dir = dir.as_ref();
-        if !dir.is_dir() {
-            return Err(BundleError::Missing {
-                path: dir.to_owned(),
-            });
-        }
-        let manifest = read_text(dir, MANIFEST_FILE, MANIFEST_BYTES_MAX)?;
-        let onnx = read(dir, ONNX_FILE, ONNX_BYTES_MAX)?;
-        let golden = read_text(dir, GOLDEN_FILE, GOLDEN_BYTES_MAX)?;
-        Bundle::assemble(&manifest, onnx, &golden)
+        let files = Files::read(dir)?;
+        Bundle::assemble(&files.manifest, files.onnx, &files.golden)
     }
 
     /// The bundle made of these three files' contents, for a model inside the binary.

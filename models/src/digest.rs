@@ -20,6 +20,11 @@ impl Digest {
         &self.0
     }
 
+    /// The digest that these 32 bytes are.
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
+    }
+
     /// The digest that 64 hexadecimal digits of either case stand for.
     pub(crate) fn from_hex(text: &str) -> Option<Digest> {
         let text = text.as_bytes();

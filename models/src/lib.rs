@@ -1,9 +1,10 @@
 //! Model bundles of Quorate: what a model is, whether its files are whole, and running it.
 //!
-//! This crate owns three things and knows nobody else in the workspace:
+//! This crate owns four things and knows nobody else in the workspace:
 //! - [`Manifest`]: what a model wants and says, parsed from `manifest.toml` and fully validated;
 //! - [`Bundle`]: the three files of a model (`manifest.toml`, `model.onnx`, `golden.json`), read
 //!   with limits and checked against the digest in the manifest;
+//! - [`Package`]: a bundle in one signed file;
 //! - [`Runner`]: the model, loaded into tract and checked against its golden vectors.
 //!
 //! It must not standardise inputs, judge quality or compare with thresholds: the core does that.
@@ -27,19 +28,21 @@ mod digest;
 mod golden;
 mod manifest;
 mod operators;
+pub mod package;
 mod runner;
 #[cfg(test)]
 mod testing;
 
-pub use bundle::{Bundle, BundleError, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE};
+pub use bundle::{Bundle, BundleError, Files, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE};
 pub use digest::Digest;
 pub use golden::{
     GOLDEN_BYTES_MAX, GOLDEN_VECTORS_MAX, GOLDEN_VECTORS_MIN, Golden, GoldenError, GoldenVector,
     Tolerance,
 };
 pub use manifest::{
-    Figures, Input, MANIFEST_BYTES_MAX, Manifest, ManifestError, ONNX_BYTES_MAX, Output,
+    Budgets, Figures, Input, MANIFEST_BYTES_MAX, Manifest, ManifestError, ONNX_BYTES_MAX, Output,
     Preprocessing, Training, WINDOW_ELEMENTS_MAX, Window,
 };
 pub use operators::OperatorRefusal;
+pub use package::{Package, PackageError, Verdict};
 pub use runner::{Runner, RunnerError, Stage};

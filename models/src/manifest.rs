@@ -69,6 +69,11 @@ pub struct Manifest {
     pub id: String,
     /// Version as text: `1`, `2.3`.
     pub version: String,
+    /// Release number, from 1, rising with every release of this model; a device never goes back to a
+    /// lower one by itself. Required in a `.qmodel` file.
+    pub release: Option<u64>,
+    /// Oldest version of the agent that may run it: three numbers, major, minor, patch.
+    pub agent_version_min: Option<[u64; 3]>,
     /// Licence of the model's weights, an SPDX expression.
     pub licence: String,
     /// SHA-256 of `model.onnx`.
@@ -84,8 +89,22 @@ pub struct Manifest {
     pub preprocessing: Preprocessing,
     /// What the model gives, in order. The first is the score. Never empty.
     pub outputs: Vec<Output>,
+    /// What the model may cost on the device.
+    pub budgets: Budgets,
     /// How the model was made and how well it does.
     pub training: Training,
+}
+
+/// What a model may cost on the device, measured by its self-test. What is not given is not limited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Budgets {
+    /// Longest time of loading and running the golden vectors once, milliseconds, from 1.
+    pub load_ms_max: Option<u64>,
+    /// Longest time of 99 % of the inferences, microseconds, from 1.
+    pub p99_us_max: Option<u64>,
+    /// Most memory that loading and running may take beyond the file itself, bytes, from 1.
+    pub memory_bytes_max: Option<u64>,
 }
 
 /// The window that a model looks at.
@@ -197,6 +216,14 @@ impl Manifest {
             .expect("parse refuses a manifest whose first output has no threshold")
     }
 
+    /// Whether an agent of this version, `major.minor.patch`, is too old for the model.
+    #[must_use]
+    pub fn needs_newer_agent(&self, agent_version: &str) -> bool {
+        let own = parse_version(agent_version);
+        self.agent_version_min
+            .is_some_and(|least| own.is_none_or(|own| own < least))
+    }
+
     fn from_file(file: file::Manifest) -> Result<Manifest, ManifestError> {
         if file.format != FORMAT {
             return refuse(
@@ -218,9 +245,24 @@ impl Manifest {
                 );
             }
         };
+        let agent_version_min = match &file.agent_version_min {
+            None => None,
+            Some(text) => match parse_version(text) {
+                Some(version) => Some(version),
+                None => {
+                    let found = shorten(text);
+                    return refuse(
+                        "agent_version_min",
+                        format!("expected three numbers such as `0.1.0`, found `{found}`"),
+                    );
+                }
+            },
+        };
         Ok(Manifest {
             id: file.id,
             version: file.version,
+            release: file.release,
+            agent_version_min,
             licence: file.licence,
             onnx_sha256,
             onnx_bytes: file.onnx_bytes,
@@ -231,6 +273,11 @@ impl Manifest {
             inputs: file.inputs.into_iter().map(Input::from).collect(),
             preprocessing,
             outputs: file.outputs.into_iter().map(Output::from).collect(),
+            budgets: Budgets {
+                load_ms_max: file.budgets.load_ms_max,
+                p99_us_max: file.budgets.p99_us_max,
+                memory_bytes_max: file.budgets.memory_bytes_max,
+            },
             training: Training::from(file.training),
         })
     }
@@ -302,6 +349,14 @@ fn refuse<T>(key: impl Into<String>, reason: impl Into<String>) -> Result<T, Man
         key: key.into(),
         reason: reason.into(),
     })
+}
+
+/// `1.2.3`; what follows a `-` or `+` is not looked at.
+fn parse_version(text: &str) -> Option<[u64; 3]> {
+    let numbers = text.split(['-', '+']).next()?;
+    let mut parts = numbers.split('.').map(|part| part.parse().ok());
+    let version = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(version)
 }
 
 fn syntax_error(text: &str, error: &toml::de::Error) -> ManifestError {

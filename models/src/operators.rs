@@ -80,11 +80,28 @@ fn reason(node: Node<'_>) -> Option<&'static str> {
         | "ConvInteger"
         | "MatMulInteger"
         | "MatMulNBits"
+        | "MatMulBnb4"
+        | "MatMulIntegerToFloat"
+        | "DynamicQuantizeMatMul"
+        | "DynamicQuantizeLSTM"
+        | "QuantizeBFP"
+        | "DequantizeBFP"
+        | "QAttention"
+        | "QGemm"
+        | "QMoE"
         | "GatherBlockQuantized" => Some("quantised models are computed wrongly, use f32"),
-        "Loop" | "If" | "Scan" | "SequenceMap" => Some("control flow is not supported"),
+        "Loop" | "If" | "Scan" | "SequenceMap" | "Optional" | "OptionalGetElement" => {
+            Some("control flow is not supported")
+        }
         "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike"
         | "Multinomial" | "Bernoulli" => Some("a random result cannot be replayed"),
         "CategoryMapper" | "LabelEncoder" | "TfIdfVectorizer" => Some("strings are not supported"),
+        name if name.starts_with("QLinear") => {
+            Some("quantised models are computed wrongly, use f32")
+        }
+        "SVMClassifier" | "SVMRegressor" => Some("support vectors are not supported"),
+        "Tokenizer" | "WordConvEmbedding" | "BertTokenizer" => Some("strings are not supported"),
+        "PyOp" => Some("foreign code is not run"),
         name if name.starts_with("TreeEnsemble") => Some("tree ensembles are not supported"),
         name if name.contains("String") || name.contains("Regex") => {
             Some("strings are not supported")
@@ -147,6 +164,57 @@ mod tests {
                 ..known(operator)
             };
             assert_eq!(refusal(reverse).unwrap().operator, operator);
+        }
+    }
+
+    /// Every operator on the list by its name, known to the runtime or not.
+    #[test]
+    fn the_deny_list_refuses_by_name() {
+        for (operators, word) in [
+            (
+                "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul QLinearAdd \
+                 ConvInteger MatMulInteger MatMulNBits MatMulBnb4 MatMulIntegerToFloat DynamicQuantizeMatMul \
+                 DynamicQuantizeLSTM QAttention QGemm QMoE GatherBlockQuantized",
+                "quantised",
+            ),
+            (
+                "Loop If Scan SequenceMap Optional OptionalGetElement",
+                "control flow",
+            ),
+            (
+                "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli",
+                "random",
+            ),
+            (
+                "CategoryMapper LabelEncoder TfIdfVectorizer StringNormalizer StringConcat StringSplit \
+                 RegexFullMatch Tokenizer BertTokenizer",
+                "strings",
+            ),
+            (
+                "TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor",
+                "tree",
+            ),
+            ("SVMClassifier SVMRegressor", "support vectors"),
+            ("PyOp", "foreign code"),
+        ] {
+            for operator in operators.split_whitespace() {
+                let refusal = refusal(known(operator)).unwrap();
+                assert_eq!(refusal.operator, operator);
+                assert!(
+                    refusal.reason.contains(word),
+                    "{operator}: {}",
+                    refusal.reason
+                );
+            }
+        }
+        for operator in ["LSTM", "GRU", "RNN"] {
+            for direction in [&b"reverse"[..], b"bidirectional", b"Reverse", b""] {
+                let node = Node {
+                    direction: Some(direction),
+                    ..known(operator)
+                };
+                assert_eq!(refusal(node).unwrap().operator, operator);
+            }
         }
     }
 

@@ -301,6 +301,7 @@ def manifest(detector: Detector, onnx_bytes: bytes, threshold: float, figures: d
         "format = 1",
         'id = "bearing-anomaly"',
         'version = "1"',
+        'release = 1',
         'licence = "MIT OR Apache-2.0"',
         f'onnx_sha256 = "{hashlib.sha256(onnx_bytes).hexdigest()}"',
         f"onnx_bytes = {len(onnx_bytes)}",

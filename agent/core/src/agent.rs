@@ -197,6 +197,7 @@ impl Agent {
             Event::Command(event) => self.take_command_event(now, event, actions),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
+            Event::ModelChanged(change) => self.tell_model_change(now, change, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
             Event::Stop => self.stop(now, actions),
         }

@@ -136,6 +136,8 @@ pub enum Event {
     },
     /// What the wall clock says; sent at start, regularly, and when it stepped.
     Wall(WallAnchor),
+    /// Another file is run for a model since the start before; comes again after a start that did not end in order.
+    ModelChanged(ModelChange),
     /// A worker ended that should not have.
     WorkerDied {
         /// Which one.
@@ -145,6 +147,19 @@ pub enum Event {
     },
     /// The process has been asked to end: finish what can be finished.
     Stop,
+}
+
+/// Another file is run for a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelChange {
+    /// Which model.
+    pub model: ModelId,
+    /// It went back to the file before; else it was promoted.
+    pub rolled_back: bool,
+    /// Why, in one kebab-case word.
+    pub cause: &'static str,
+    /// From what to what, in words, bounded.
+    pub detail: String,
 }
 
 /// Why a probe gave no value.

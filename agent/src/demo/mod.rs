@@ -134,6 +134,8 @@ fn parts(
     let parts = Parts {
         config,
         runners: vec![loaded.runner],
+        guards: Vec::new(),
+        news: Vec::new(),
         store: store.clone(),
         mqtt,
         live: None,

@@ -2,8 +2,6 @@
 //!
 //! Owns: defaults, and the relations between keys. Must not: read anything from outside.
 
-use std::path::Path;
-
 use quorate_core::{
     config::{
         Config, ConfigError, ModelConfig, ModelInput, OutboxConfig, QuantityConfig, SensorConfig,
@@ -16,7 +14,7 @@ use toml::Spanned;
 
 use super::{
     Model, ModelFacts, Sensor, Settings, SettingsError, commands, delivery, file, file::Origins,
-    sources, values, views,
+    models, sources, values, views,
 };
 
 /// Period of a quantity unless it is told otherwise, in milliseconds.
@@ -73,7 +71,7 @@ pub(super) fn settings(
         .validate()
         .map_err(|error| places.refused(error))?;
     let quantities = quantities(places, file.quantities, &sensors)?;
-    let models = models(places, file.models, &quantities)?;
+    let models = models::models(places, file.models, &quantities)?;
     let device = file.device.id.get_ref().clone();
     let has_broker = file.mqtt.is_some();
     let settings = Settings {
@@ -100,6 +98,7 @@ pub(super) fn settings(
         sensors,
         quantities,
         models,
+        model_keys: models::keys(places, &file.model_keys)?,
     };
     settings
         .bare_config()
@@ -320,51 +319,6 @@ fn check_alone(sensors: &[Sensor], quantity: &QuantityConfig) -> Result<(), Conf
         ..bare(&own)
     }
     .validate()
-}
-
-fn models(
-    places: &Places<'_>,
-    models: Vec<file::Model>,
-    quantities: &[QuantityConfig],
-) -> Result<Vec<Model>, SettingsError> {
-    let base = Path::new(places.source.name)
-        .parent()
-        .unwrap_or(Path::new(""));
-    let mut known: Vec<Model> = Vec::new();
-    for (index, model) in models.into_iter().enumerate() {
-        let key = format!("models[{index}]");
-        let id = model.id.get_ref();
-        if known.iter().any(|other| other.id == *id) {
-            return Err(places.wrong(
-                &model.id,
-                &format!("{key}.id"),
-                format!("`{id}` is used twice"),
-            ));
-        }
-        for (input, name) in model.inputs.iter().enumerate() {
-            if !quantities
-                .iter()
-                .any(|quantity| quantity.id == *name.get_ref())
-            {
-                let known: Vec<_> = quantities
-                    .iter()
-                    .map(|quantity| quantity.id.as_str())
-                    .collect();
-                let message = format!(
-                    "no quantity `{}`; expected one of [{}]",
-                    name.get_ref(),
-                    known.join(", ")
-                );
-                return Err(places.wrong(name, &format!("{key}.inputs[{input}]"), message));
-            }
-        }
-        known.push(Model {
-            id: id.clone(),
-            bundle: base.join(&model.bundle),
-            inputs: model.inputs.into_iter().map(Spanned::into_inner).collect(),
-        });
-    }
-    Ok(known)
 }
 
 fn bare(sensors: &[Sensor]) -> Config {

@@ -193,6 +193,8 @@ pub(super) struct File {
     pub(super) quantities: Vec<Quantity>,
     #[serde(default)]
     pub(super) models: Vec<Model>,
+    #[serde(default)]
+    pub(super) model_keys: Vec<ModelKey>,
     pub(super) outbox: Option<Outbox>,
     pub(super) mqtt: Option<Mqtt>,
     pub(super) live: Option<Live>,
@@ -393,6 +395,13 @@ pub(super) struct Model {
     pub(super) id: Spanned<String>,
     pub(super) bundle: String,
     pub(super) inputs: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelKey {
+    pub(super) id: Spanned<String>,
+    pub(super) public_key: Spanned<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -750,3 +750,30 @@ fn a_microcontroller_is_a_channel_on_a_serial_line() {
         assert!(error.contains(expected), "{error}");
     }
 }
+#[test]
+fn keys_of_models_are_pinned_and_checked() {
+    assert!(parse(GOOD, &[]).unwrap().model_keys.is_empty());
+    let public = "M8c6HfSWgEPhB7Ou9UBs7G5tY2EerBAcGJeblm8l44M=";
+    let key = |id: &str, public: &str| {
+        format!("[[model_keys]]\nid = \"{id}\"\npublic_key = \"{public}\"\n")
+    };
+    let one = key("plant-1", public);
+    let settings = parse(&format!("{GOOD}{one}"), &[]).unwrap();
+    assert_eq!(settings.model_keys[0].id, "plant-1");
+    assert_eq!(settings.model_keys[0].public_key.to_string(), public);
+    let wrong = parse(&format!("{GOOD}{one}{one}"), &[]).unwrap_err();
+    assert!(
+        wrong.ends_with("model_keys[1].id: `plant-1` is used twice"),
+        "{wrong}"
+    );
+    let wrong = parse(&format!("{GOOD}{}", key("a b", public)), &[]).unwrap_err();
+    assert!(
+        wrong.contains("model_keys[0].id: expected 1 to 63"),
+        "{wrong}"
+    );
+    let wrong = parse(&format!("{GOOD}{}", key("a", "AAAA")), &[]).unwrap_err();
+    assert!(
+        wrong.contains("model_keys[0].public_key: expected an Ed25519 public key"),
+        "{wrong}"
+    );
+}

@@ -38,6 +38,16 @@ impl Manifest {
             self.inputs.iter().map(|input| &input.quantity),
         )?;
         self.check_outputs()?;
+        for (key, number) in [
+            ("release", self.release),
+            ("budgets.load_ms_max", self.budgets.load_ms_max),
+            ("budgets.p99_us_max", self.budgets.p99_us_max),
+            ("budgets.memory_bytes_max", self.budgets.memory_bytes_max),
+        ] {
+            if number == Some(0) {
+                return refuse(key, "expected at least 1, found 0");
+            }
+        }
         self.training.check()
     }
 

@@ -8,6 +8,8 @@ pub(super) struct Manifest {
     pub(super) format: u32,
     pub(super) id: String,
     pub(super) version: String,
+    pub(super) release: Option<u64>,
+    pub(super) agent_version_min: Option<String>,
     pub(super) licence: String,
     pub(super) onnx_sha256: String,
     pub(super) onnx_bytes: u64,
@@ -15,7 +17,17 @@ pub(super) struct Manifest {
     pub(super) window: Window,
     pub(super) inputs: Vec<Input>,
     pub(super) outputs: Vec<Output>,
+    #[serde(default)]
+    pub(super) budgets: Budgets,
     pub(super) training: Training,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Budgets {
+    pub(super) load_ms_max: Option<u64>,
+    pub(super) p99_us_max: Option<u64>,
+    pub(super) memory_bytes_max: Option<u64>,
 }
 
 #[derive(Deserialize)]

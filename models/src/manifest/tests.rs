@@ -236,3 +236,53 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn release_budgets_and_agent_version_are_optional_and_checked() {
+    let shipped = Manifest::parse(&Parts::shipped().manifest).unwrap();
+    assert_eq!(
+        (shipped.release, shipped.budgets),
+        (None, Budgets::default())
+    );
+    assert!(!shipped.needs_newer_agent("0.0.0"));
+    let more = "release = 7\nagent_version_min = \"0.2.10\"";
+    let manifest = parse_with("release = 1", more).unwrap();
+    assert_eq!(manifest.release, Some(7));
+    for (agent, too_old) in [
+        ("0.2.9", true),
+        ("0.2.10", false),
+        ("0.2.10-rc.1", false),
+        ("0.10.0", false),
+        ("1.0.0", false),
+        ("nonsense", true),
+    ] {
+        assert_eq!(manifest.needs_newer_agent(agent), too_old, "{agent}");
+    }
+    let budgets =
+        "[budgets]\nload_ms_max = 100\np99_us_max = 500\nmemory_bytes_max = 1000000\n[window]";
+    let manifest = parse_with("[window]", budgets).unwrap();
+    assert_eq!(manifest.budgets.p99_us_max, Some(500));
+    check_refused(
+        "licence",
+        "release = 0\nlicence",
+        &["`release`", "at least 1"],
+    );
+    check_refused("licence", "release = -1\nlicence", &["`release = -1`"]);
+    for wrong in ["1.2", "1.2.3.4", "a.b.c", ""] {
+        let line = format!("agent_version_min = \"{wrong}\"\nlicence");
+        check_refused("licence", &line, &["`agent_version_min`", "three numbers"]);
+    }
+    for key in ["load_ms_max", "p99_us_max", "memory_bytes_max"] {
+        let line = format!("[budgets]\n{key} = 0\n[window]");
+        check_refused(
+            "[window]",
+            &line,
+            &[&format!("`budgets.{key}`"), "at least 1"],
+        );
+    }
+    check_refused(
+        "[window]",
+        "[budgets]\nwatts = 1\n[window]",
+        &["line 12", "`watts`"],
+    );
+}

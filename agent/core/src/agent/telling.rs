@@ -7,7 +7,7 @@ use alloc::{format, vec::Vec};
 use super::Agent;
 use crate::{
     certificate::{Changed, Role},
-    event::{Action, GoneCause, InferenceFault},
+    event::{Action, GoneCause, InferenceFault, ModelChange},
     gone::Loss,
     infer::State,
     record::{Body, Occurrence, Stamp, wall_time},
@@ -35,6 +35,30 @@ impl Agent {
             reason: fault.as_ref().map(|fault| fault.cause),
             detail: fault.map(|fault| fault.detail),
             records: None,
+        };
+        self.tell(now, occurrence, actions);
+    }
+
+    /// Another file is run for a model.
+    pub(super) fn tell_model_change(
+        &mut self,
+        now: Mono,
+        change: ModelChange,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(config) = self.config.models.get(change.model.index()) else {
+            return;
+        };
+        let occurrence = Occurrence {
+            what: if change.rolled_back {
+                "model-rolled-back"
+            } else {
+                "model-promoted"
+            },
+            subject: config.id.clone(),
+            reason: Some(change.cause),
+            detail: Some(change.detail),
+            ..Occurrence::default()
         };
         self.tell(now, occurrence, actions);
     }
