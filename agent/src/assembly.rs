@@ -167,9 +167,9 @@ pub fn assemble(
         seed: clock::seed(),
     };
     // The queue is empty and far longer than what one opening can find.
-    let _ = found
-        .into_iter()
-        .try_for_each(|event| events.try_send(event));
+    for event in found {
+        let _ = events.try_send(event);
+    }
     let execution = Execution {
         device: parts.config.device.clone(),
         boot,
