@@ -184,7 +184,6 @@ impl Agent {
             Event::LinkDown { fault } => self.lose_link(now, fault, actions),
             Event::Recalled { first, last, count } => {
                 self.take_recall(now, (first, last, count), actions);
-                self.conclude_replays(now, (first, last), count, actions);
             }
             Event::Watermark { epoch, through } => {
                 self.take_watermark(now, epoch, through, actions);

@@ -242,7 +242,7 @@ fn release_budgets_and_agent_version_are_optional_and_checked() {
     let shipped = Manifest::parse(&Parts::shipped().manifest).unwrap();
     assert_eq!(
         (shipped.release, shipped.budgets),
-        (None, Budgets::default())
+        (Some(1), Budgets::default())
     );
     assert!(!shipped.needs_newer_agent("0.0.0"));
     let more = "release = 7\nagent_version_min = \"0.2.10\"";
@@ -262,12 +262,8 @@ fn release_budgets_and_agent_version_are_optional_and_checked() {
         "[budgets]\nload_ms_max = 100\np99_us_max = 500\nmemory_bytes_max = 1000000\n[window]";
     let manifest = parse_with("[window]", budgets).unwrap();
     assert_eq!(manifest.budgets.p99_us_max, Some(500));
-    check_refused(
-        "licence",
-        "release = 0\nlicence",
-        &["`release`", "at least 1"],
-    );
-    check_refused("licence", "release = -1\nlicence", &["`release = -1`"]);
+    check_refused("release = 1", "release = 0", &["`release`", "at least 1"]);
+    check_refused("release = 1", "release = -1", &["`release = -1`"]);
     for wrong in ["1.2", "1.2.3.4", "a.b.c", ""] {
         let line = format!("agent_version_min = \"{wrong}\"\nlicence");
         check_refused("licence", &line, &["`agent_version_min`", "three numbers"]);

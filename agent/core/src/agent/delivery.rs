@@ -211,6 +211,7 @@ impl Agent {
             ..Occurrence::default()
         };
         self.tell(now, occurrence, actions);
+        self.conclude_replays(now, (first, last), count, actions);
     }
 
     /// Says what keeps records from arriving, and when it does no longer.
