@@ -1,6 +1,6 @@
 //! What there is on this machine: device files of buses, and the kernel's own sensors.
 //!
-//! Owns the listing for people. Must not: open a bus. Invariant: folders are read up to [`ENTRIES_MAX`] entries.
+//! Owns the listing for people. Must not: open a bus. Invariant: folders are read up to `ENTRIES_MAX` entries.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //!
 //! Owns: the order of the classes, and the look into what [`crate::record::encode`] made. Must not: parse a body.
 //!
-//! Invariant: total for any bytes, and bounded: nothing beyond [`HEAD_BYTES_MAX`] is looked at. What stands there is made
+//! Invariant: total for any bytes, and bounded: nothing beyond `HEAD_BYTES_MAX` is looked at. What stands there is made
 //! by this agent alone (sequence number, boot, times, kind), so that a body cannot pass itself off as another class.
 
 /// Everything before the body fits in this: two numbers of twenty digits, a boot, a time, a kind and their names.

@@ -359,7 +359,7 @@ pub enum Action {
         /// Highest sequence number.
         last: Seq,
     },
-    /// Carry out a command; answered by [`Event::CommandDone`].
+    /// Carry out a command; answered by [`Event::Command`].
     Execute {
         /// Which one.
         id: CommandId,
