@@ -44,6 +44,25 @@ impl Places<'_> {
             .error(self.origins, at.span().start, key, message)
     }
 
+    /// One of a few words, or the first of them where none is given.
+    pub(super) fn choice<T: Copy, const N: usize>(
+        &self,
+        given: Option<&Spanned<String>>,
+        key: &str,
+        choices: [(&str, T); N],
+    ) -> Result<T, SettingsError> {
+        const { assert!(N > 1, "a choice is between two at least") };
+        let Some(at) = given else {
+            return Ok(choices[0].1);
+        };
+        let found = at.get_ref();
+        let known = choices.iter().find(|(word, _)| word == found);
+        known.map(|(_, value)| *value).ok_or_else(|| {
+            let words = choices.map(|(word, _)| format!("`{word}`")).join(" or ");
+            self.wrong(at, key, format!("expected {words}, found `{found}`"))
+        })
+    }
+
     /// What the core refuses, where its key stands; where it is not given, only the file is known.
     pub(super) fn refused(&self, error: ConfigError) -> SettingsError {
         match self.origins.place_of(&error.key) {

@@ -118,8 +118,13 @@ pub(super) fn mqtt(
         return Err(places.wrong(at, "mqtt.topic", message));
     }
     let protocol = protocol(places, &mqtt)?;
-    let encoding = encoding(places, &mqtt)?;
-    let compress = compress(places, &mqtt)?;
+    let encodings = [
+        ("json", mqtt::Encoding::Json),
+        ("cbor", mqtt::Encoding::Cbor),
+    ];
+    let encoding = places.choice(mqtt.encoding.as_ref(), "mqtt.encoding", encodings)?;
+    let compressions = [("zstd", true), ("none", false)];
+    let compress = places.choice(mqtt.compression.as_ref(), "mqtt.compression", compressions)?;
     check_the_rest(places, &mqtt)?;
     let outbox = sending::outbox(places, &mqtt)?;
     let link = sending::link(&mqtt);
@@ -161,36 +166,6 @@ fn protocol(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<mqtt::Protocol, Se
         other => {
             let message = format!("expected `5` or `3.1.1`, found `{other}`");
             Err(places.wrong(at, "mqtt.version", message))
-        }
-    }
-}
-
-fn encoding(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<mqtt::Encoding, SettingsError> {
-    match mqtt
-        .encoding
-        .as_ref()
-        .map(|text| (text, text.get_ref().as_str()))
-    {
-        None | Some((_, "json")) => Ok(mqtt::Encoding::Json),
-        Some((_, "cbor")) => Ok(mqtt::Encoding::Cbor),
-        Some((at, other)) => {
-            let message = format!("expected `json` or `cbor`, found `{other}`");
-            Err(places.wrong(at, "mqtt.encoding", message))
-        }
-    }
-}
-
-fn compress(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<bool, SettingsError> {
-    match mqtt
-        .compression
-        .as_ref()
-        .map(|text| (text, text.get_ref().as_str()))
-    {
-        None | Some((_, "zstd")) => Ok(true),
-        Some((_, "none")) => Ok(false),
-        Some((at, other)) => {
-            let message = format!("expected `zstd` or `none`, found `{other}`");
-            Err(places.wrong(at, "mqtt.compression", message))
         }
     }
 }

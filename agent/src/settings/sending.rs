@@ -53,11 +53,25 @@ pub(super) fn outbox(
             .unwrap_or(default.inflight_batches_max),
         ack_timeout_ms: mqtt.ack_timeout_ms.unwrap_or(default.ack_timeout_ms),
         linger_ms: mqtt.linger_ms.unwrap_or(default.linger_ms),
-        confirm: confirm(places, mqtt)?,
+        confirm: places.choice(
+            mqtt.confirm.as_ref(),
+            "mqtt.confirm",
+            [
+                ("puback", ConfirmBy::Puback),
+                ("watermark", ConfirmBy::Watermark),
+            ],
+        )?,
         watermark_timeout_ms: mqtt
             .watermark_timeout_ms
             .unwrap_or(default.watermark_timeout_ms),
-        order: order(places, mqtt)?,
+        order: places.choice(
+            mqtt.order.as_ref(),
+            "mqtt.order",
+            [
+                ("oldest-first", Order::OldestFirst),
+                ("live-first", Order::LiveFirst),
+            ],
+        )?,
         messages_per_second_max: mqtt.messages_per_second_max.unwrap_or(0),
         bytes_per_second_max: u32::try_from(per_second).unwrap_or(u32::MAX),
         bytes_per_day_max: bytes(
@@ -84,36 +98,6 @@ fn bytes(
             })
             .map_err(|message| places.wrong(given, key, message))
     })
-}
-
-fn confirm(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<ConfirmBy, SettingsError> {
-    match mqtt
-        .confirm
-        .as_ref()
-        .map(|text| (text, text.get_ref().as_str()))
-    {
-        None | Some((_, "puback")) => Ok(ConfirmBy::Puback),
-        Some((_, "watermark")) => Ok(ConfirmBy::Watermark),
-        Some((at, other)) => {
-            let message = format!("expected `puback` or `watermark`, found `{other}`");
-            Err(places.wrong(at, "mqtt.confirm", message))
-        }
-    }
-}
-
-fn order(places: &Places<'_>, mqtt: &file::Mqtt) -> Result<Order, SettingsError> {
-    match mqtt
-        .order
-        .as_ref()
-        .map(|text| (text, text.get_ref().as_str()))
-    {
-        None | Some((_, "oldest-first")) => Ok(Order::OldestFirst),
-        Some((_, "live-first")) => Ok(Order::LiveFirst),
-        Some((at, other)) => {
-            let message = format!("expected `oldest-first` or `live-first`, found `{other}`");
-            Err(places.wrong(at, "mqtt.order", message))
-        }
-    }
 }
 
 pub(super) fn link(mqtt: &file::Mqtt) -> LinkConfig {
