@@ -20,6 +20,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, select};
+use quorate_core::units::{Epoch, Seq};
 use serde_json::json;
 
 use self::{
@@ -32,6 +33,7 @@ use crate::{
     mqtt::{
         Options,
         subscriber::{self, Request, Requests, Subscriber, Token, Told},
+        watermark,
     },
     outcome::Outcome,
 };
@@ -274,10 +276,9 @@ impl Collector {
             let Some(stream) = self.account.stream(&device, epoch) else {
                 continue;
             };
-            let payload = json!({"epoch": epoch, "through": stream.through()}).to_string();
             let _ = requests.send(Request::Publish {
-                topic: format!("{base}/watermark"),
-                payload: payload.into_bytes(),
+                topic: watermark::topic(&base),
+                payload: watermark::payload(Epoch(epoch), Seq(stream.through())),
             });
         }
     }

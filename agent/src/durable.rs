@@ -8,6 +8,8 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::{FlockOperation, flock};
+
 /// Writes a file whole or not at all: temporary file, fsync, rename, fsync of the directory.
 pub(crate) fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!("{name}.new"));
@@ -32,4 +34,16 @@ pub(crate) fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or_else(|| Path::new("."))
+}
+
+/// Holds a file until the guard is dropped: one process at a time, and the others wait.
+pub(crate) fn lock(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let file = options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
 }

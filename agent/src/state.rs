@@ -14,9 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
-
-use crate::durable::{parent, sync_directory, write_whole};
+use crate::durable::{self, parent, sync_directory, write_whole};
 
 /// Most bytes of one slot.
 pub const SLOT_BYTES_MAX: usize = 64 << 10;
@@ -191,18 +189,7 @@ impl State {
     /// Two processes never write one slot at once: the agent and a command beside it.
     fn lock(&self) -> Result<File, StateError> {
         let path = self.directory.join(LOCK);
-        let io = |error| StateError::Io {
-            path: path.clone(),
-            error,
-        };
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(io)?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
-        Ok(file)
+        durable::lock(&path).map_err(|error| StateError::Io { path, error })
     }
 
     /// The newest intact value and its generation.

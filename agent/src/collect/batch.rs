@@ -6,10 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::mqtt::{
-    cbor,
-    ledger::{LedgerError, unpack},
-};
+use crate::mqtt::ledger::{self, LedgerError};
 
 /// Most records in one batch that is taken.
 const RECORDS_MAX: usize = 100_000;
@@ -56,12 +53,7 @@ pub struct Record {
 /// # Errors
 /// When it is anything else, or larger than the limits.
 pub fn read(payload: &[u8]) -> Result<Batch, BatchError> {
-    let plain = unpack(payload)?;
-    let value = if cbor::is_batch(&plain) {
-        cbor::to_json(&plain).map_err(LedgerError::from)?
-    } else {
-        serde_json::from_slice(&plain).map_err(LedgerError::Json)?
-    };
+    let value = ledger::to_json(payload)?;
     let Value::Object(mut batch) = value else {
         return Err(BatchError::Shape("expected an object"));
     };

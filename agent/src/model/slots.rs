@@ -13,7 +13,6 @@ use std::{
 };
 
 use quorate_models::Digest;
-use rustix::fs::{FlockOperation, flock};
 
 mod record;
 
@@ -21,7 +20,7 @@ pub use record::{Cause, Change, Held, Record, Staged};
 
 use super::trial::Measured;
 use crate::{
-    durable::{parent, sync_directory, write_whole},
+    durable::{self, parent, sync_directory, write_whole},
     state::{self, State, StateError},
 };
 
@@ -326,14 +325,7 @@ impl Slots {
         fs::create_dir_all(&self.directory)
             .and_then(|()| sync_directory(parent(&self.directory)))
             .map_err(io)?;
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(io)?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
-        Ok(file)
+        durable::lock(&path).map_err(io)
     }
 }
 

@@ -240,11 +240,11 @@ impl<'a> Session<'a> {
             inflight: Inflight::default(),
             packet_bytes_max: None,
             retain: true,
-            silence_max: silence_max(options.keep_alive_s),
+            silence_max: protocol::silence_max(options.keep_alive_s),
             // Connecting is no excuse for a longer silence.
             deadline: Instant::now()
                 + Duration::from_millis(options.connect_timeout_ms)
-                    .min(silence_max(options.keep_alive_s)),
+                    .min(protocol::silence_max(options.keep_alive_s)),
             leaving: None,
             deaf: false,
             asked: VecDeque::new(),
@@ -408,7 +408,7 @@ impl<'a> Session<'a> {
             )));
         }
         if let Some(keep_alive_s) = limits.keep_alive_s {
-            self.silence_max = silence_max(keep_alive_s);
+            self.silence_max = protocol::silence_max(keep_alive_s);
         }
         self.retain = !limits.no_retain;
         let ours = self.options;
@@ -453,11 +453,6 @@ impl<'a> Session<'a> {
             Err(error) => Some(Ended::Fault(fault("protocol", &error.to_string()))),
         }
     }
-}
-
-/// One and a half keep-alives: the client pings once per keep-alive, so a living broker is heard within one.
-fn silence_max(keep_alive_s: u16) -> Duration {
-    Duration::from_millis(u64::from(keep_alive_s.max(1)) * 1500)
 }
 
 #[cfg(test)]

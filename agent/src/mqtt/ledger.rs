@@ -152,12 +152,7 @@ impl Ledger {
     /// When it is not a batch or a limit is reached. Records before the one that reached [`LedgerError::Full`] are
     /// entered; otherwise nothing is.
     pub fn enter(&mut self, payload: &[u8]) -> Result<Entered, LedgerError> {
-        let plain = unpack(payload)?;
-        let batch: Value = if cbor::is_batch(&plain) {
-            cbor::to_json(&plain)?
-        } else {
-            serde_json::from_slice(&plain).map_err(LedgerError::Json)?
-        };
+        let batch = to_json(payload)?;
         let device = batch
             .get("device")
             .and_then(Value::as_str)
@@ -251,6 +246,18 @@ pub fn unpack(payload: &[u8]) -> Result<Cow<'_, [u8]>, LedgerError> {
         return Err(LedgerError::TooLarge);
     }
     Ok(Cow::Owned(json))
+}
+
+/// The batch of a payload as JSON, whichever form it has.
+///
+/// # Errors
+/// When it cannot be unpacked or read.
+pub fn to_json(payload: &[u8]) -> Result<Value, LedgerError> {
+    let plain = unpack(payload)?;
+    if cbor::is_batch(&plain) {
+        return Ok(cbor::to_json(&plain)?);
+    }
+    serde_json::from_slice(&plain).map_err(LedgerError::Json)
 }
 
 /// A hash of the record's content that does not depend on white space or on the order of keys.

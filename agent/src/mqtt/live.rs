@@ -115,7 +115,7 @@ async fn serve_one(
         .build();
     let (relay, mut heard) = mpsc::channel(64);
     let mut driven = Box::pin(drive(eventloop, relay));
-    let silence_max = Duration::from_millis(u64::from(options.keep_alive_s.max(1)) * 1500);
+    let silence_max = protocol::silence_max(options.keep_alive_s);
     let mut deadline = Instant::now() + protocol::connect_timeout(options);
     let mut up = false;
     loop {

@@ -115,3 +115,8 @@ pub(super) fn capacity(options: &Options) -> usize {
 pub(super) const fn connect_timeout(options: &Options) -> Duration {
     Duration::from_millis(options.connect_timeout_ms)
 }
+
+/// One and a half keep-alives: the client pings once per keep-alive, so a living broker is heard within one.
+pub(super) fn silence_max(keep_alive_s: u16) -> Duration {
+    Duration::from_millis(u64::from(keep_alive_s.max(1)) * 1500)
+}

@@ -162,7 +162,7 @@ async fn serve_one(
     let (relay, mut heard) = mpsc::channel(usize::from(RECEIVE_MAX));
     let mut driven = Box::pin(drive(eventloop, relay));
     // A living broker answers a ping once per keep-alive.
-    let silence_max = Duration::from_millis(u64::from(options.keep_alive_s.max(1)) * 1500);
+    let silence_max = protocol::silence_max(options.keep_alive_s);
     let mut deadline = Instant::now() + protocol::connect_timeout(options).max(silence_max);
     loop {
         tokio::select! {

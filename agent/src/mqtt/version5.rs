@@ -9,18 +9,19 @@ use quorate_core::{
     event::{AckOutcome, LinkFault},
 };
 use rumqttc::{
-    AsyncClient, Broker, ConnAck, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event,
+    AsyncClient, ConnAck, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event,
     EventLoop, LastWill, MqttOptions, Packet, PubAckReason, Publish, PublishOptions,
     PublishProperties, QoS, RetainForwardRule, SessionMode, StateError, SubscribeFilter,
-    SubscribeReasonCode, TopicAliasPolicy, Transport,
+    SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 
 use super::{
     Incoming, Options,
     fault::{OVERSIZED, fault, of_io, of_tls},
+    prepared::prepared,
     protocol::{self, Client, Heard, Limits, Opened, Outgoing, Queued},
-    setup::{self, Credentials, INCOMING_BYTES_MAX, OFFLINE, REQUESTS_PER_FLUSH},
+    setup::{self, INCOMING_BYTES_MAX, OFFLINE, REQUESTS_PER_FLUSH},
 };
 
 /// Said where the broker said it, or where a broker of that kind must close without saying it in MQTT 5.
@@ -35,20 +36,14 @@ pub(super) fn open(options: &Options, relay: mpsc::Sender<Heard>) -> Result<Open
     Ok((Box::new(client), Box::pin(drive(eventloop, relay))))
 }
 
-/// Reads the files anew and makes the options of one connection.
+/// The options of one connection.
 fn prepare(options: &Options) -> Result<MqttOptions, LinkFault> {
-    let url = options.url.clone();
-    let broker = Broker::tcp(url.host.clone(), url.port);
-    let mut prepared = MqttOptions::new(options.client_id.clone(), broker);
-    let connect_timeout = protocol::connect_timeout(options);
+    let mut prepared = prepared(options)?;
     prepared
         .set_session_mode(SessionMode::Clean)
-        .set_keep_alive(options.keep_alive_s.max(1))
         .set_max_packet_size(Some(INCOMING_BYTES_MAX))
-        .set_topic_alias_policy(TopicAliasPolicy::Disabled)
         .set_outgoing_inflight_upper_limit(options.inflight_max.max(1))
         .set_max_request_batch(REQUESTS_PER_FLUSH)
-        .set_connect_timeout(connect_timeout)
         .set_last_will(LastWill::new(
             setup::status_topic(options),
             OFFLINE,
@@ -56,16 +51,6 @@ fn prepare(options: &Options) -> Result<MqttOptions, LinkFault> {
             true,
             None,
         ));
-    prepared.set_socket_connector(move |_, _| setup::dial(url.clone(), connect_timeout));
-    if let Some(Credentials { username, password }) = setup::credentials(options)? {
-        match password {
-            Some(password) => prepared.set_credentials(username, password),
-            None => prepared.set_username(username),
-        };
-    }
-    if options.url.tls {
-        prepared.set_transport(Transport::tls_with_config(setup::tls(options)?));
-    }
     Ok(prepared)
 }
 

@@ -28,6 +28,14 @@ pub enum WatermarkError {
     Json(#[from] serde_json::Error),
 }
 
+/// What the ingesting side publishes: the form that [`parse`] reads.
+#[must_use]
+pub fn payload(epoch: Epoch, through: Seq) -> Vec<u8> {
+    serde_json::json!({"epoch": epoch.0, "through": through.0})
+        .to_string()
+        .into_bytes()
+}
+
 /// Members that are not known are left for a later version to use.
 #[derive(Deserialize)]
 struct Wire {
