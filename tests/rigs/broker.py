@@ -101,9 +101,3 @@ def configuration(folder, broker_port, http_port, more="", outbox=None):
                    'ack_timeout_ms = 5000\nfirst_retry_ms_max = 1\nbackoff_ms_min = 100\nbackoff_ms_max = 500\nlinger_ms = 10\n'
                    + more)
     return path
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

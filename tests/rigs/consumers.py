@@ -11,7 +11,7 @@ with the agent's own sequence; the published gap query must say the same in both
 import argparse, contextlib, glob, json, os, random, shutil, signal, sqlite3, subprocess, sys, tempfile, time
 
 import rig
-from kill_mosquitto import Received, configuration, free_port, wait
+from kill_mosquitto import Received, configuration, wait
 
 CONSUMERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/consumers")
 NODE = """
@@ -99,7 +99,7 @@ def main():
     arguments.add_argument("--keep")
     a = arguments.parse_args()
     rig.need("mosquitto", "mosquitto_sub", "psql", "node")
-    rng, port, began = random.Random(a.seed), free_port(), time.monotonic()
+    rng, port, began = random.Random(a.seed), rig.free_port(), time.monotonic()
     print(f"seed {a.seed}")
     if a.keep:
         os.makedirs(a.keep)
@@ -108,10 +108,10 @@ def main():
         with open(f"{folder}/mosquitto.conf", "w") as file:
             file.write(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n")
         with open(f"{folder}/quorate.toml", "w") as file:
-            file.write(configuration(folder, port, free_port(), "5"))
+            file.write(configuration(folder, port, rig.free_port(), "5"))
         log = open(f"{folder}/log", "w")
         broker = subprocess.Popen(["mosquitto", "-c", f"{folder}/mosquitto.conf"], stdout=log, stderr=log)
-        wait("the broker", lambda: rig_connects(port))
+        wait("the broker", lambda: rig.listens(port))
         listener = subprocess.Popen(["mosquitto_sub", "-p", str(port), "-V", "mqttv5", "-q", "1", "-c", "-i", "listener", "-x", "600", "-k", "600",
                                      "-t", "quorate/rig/data", "-F", "%p"], stdout=subprocess.PIPE, stderr=log, text=True)
         heard = Heard(listener.stdout, f"{folder}/batches")
@@ -154,12 +154,6 @@ def main():
         rig.summary("consumers", len(failures), seed=a.seed, records=len(committed), heard=len(heard.seen), repeats=heard.repeats, kills=a.kills,
                     seconds=round(time.monotonic() - began, 1))
         sys.exit(bool(failures))
-
-
-def rig_connects(port):
-    import socket
-    with socket.socket() as s:
-        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 def command(*words):

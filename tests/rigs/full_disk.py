@@ -157,7 +157,7 @@ class CommandPart(Part):
     def drain(self):
         self.small.fill()
         sink = broker.Broker()
-        config = broker.configuration(os.path.dirname(self.small.at), sink.port, broker.free_port(), outbox=self.store)
+        config = broker.configuration(os.path.dirname(self.small.at), sink.port, rig.free_port(), outbox=self.store)
         with open(f"{self.small.folder}/log", "w+") as log:
             agent = subprocess.Popen([self.options.binary, "run", "--config", config], stderr=log, start_new_session=True)
             try:
@@ -193,7 +193,7 @@ class AgentPart(Part):
 
     def __init__(self, options, small):
         super().__init__(options, small)
-        self.sink_port, self.http = broker.free_port(), broker.free_port()
+        self.sink_port, self.http = rig.free_port(), rig.free_port()
         self.sink = self.agent = None
         self.log = open(f"{small.folder}/log", "w+")
 

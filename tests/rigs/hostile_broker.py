@@ -10,7 +10,7 @@ flight at each reconnect. With --watermark the broker also loses one message in 
 import argparse, contextlib, json, os, random, signal, subprocess, sys, tempfile, time
 
 import rig
-from broker import configuration, free_port
+from broker import configuration
 from hostile import Hostile
 
 
@@ -40,7 +40,7 @@ def main():
         poison = set(rng.sample(range(1, a.records + 1), 5))
         broker = Hostile(a.records, a.seed, poison, 0.02 if a.watermark else 0.0)
         more = 'connect_timeout_ms = 500\nack_timeout_ms = 1000\n' + ('confirm = "watermark"\nwatermark_timeout_ms = 1000\n' if a.watermark else "")
-        path = configuration(folder, broker.port, free_port(), more)
+        path = configuration(folder, broker.port, rig.free_port(), more)
         text = open(path).read().replace("ack_timeout_ms = 5000\n", "").replace("backoff_ms_max = 500", "backoff_ms_max = 150").replace(f'[outbox]\n', '[outbox]\nsize_max = "16 GiB"\n')
         open(path, "w").write(text)
         log = open(f"{folder}/agent.log", "w")

@@ -9,8 +9,8 @@ records flow. In the end every record below the agent's next number is in SQLite
 import argparse, contextlib, json, os, random, signal, subprocess, sys, tempfile, time
 
 import rig
-from consumers import collector, command, rig_connects, rows
-from kill_mosquitto import configuration, free_port, wait
+from consumers import collector, command, rows
+from kill_mosquitto import configuration, wait
 
 
 def count(path):
@@ -28,7 +28,7 @@ def main():
     arguments.add_argument("--keep")
     a = arguments.parse_args()
     rig.need("mosquitto")
-    rng, port, began, done = random.Random(a.seed), free_port(), time.monotonic(), {"agent": 0, "broker": 0, "collector": 0}
+    rng, port, began, done = random.Random(a.seed), rig.free_port(), time.monotonic(), {"agent": 0, "broker": 0, "collector": 0}
     print(f"seed {a.seed}")
     if a.keep:
         os.makedirs(a.keep)
@@ -36,7 +36,7 @@ def main():
         output = f"{folder}/out.sqlite"
         with open(f"{folder}/mosquitto.conf", "w") as file:
             file.write(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n")
-        text = configuration(folder, port, free_port(), "5")
+        text = configuration(folder, port, rig.free_port(), "5")
         with open(f"{folder}/quorate.toml", "w") as file:
             file.write(text.replace("[mqtt]\n", '[mqtt]\nconfirm = "watermark"\nwatermark_timeout_ms = 1000\n'))
         log = open(f"{folder}/log", "w")
@@ -48,7 +48,7 @@ def main():
             for name in start:
                 running[name] = start[name]()
                 if name == "broker":
-                    wait("the broker", lambda: rig_connects(port))
+                    wait("the broker", lambda: rig.listens(port))
             for number in range(a.kills):
                 target = count(output) + a.records // (a.kills + 1)
                 wait(f"{target} records", lambda: count(output) >= target, 180)

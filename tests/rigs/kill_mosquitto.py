@@ -10,17 +10,11 @@ record is lost or a sequence number names two payloads. A record counts as commi
 out and kept: the agent's own sequence has no gap, so every number below the next one must have arrived or still lie in
 the store.
 """
-import argparse, contextlib, hashlib, json, os, random, signal, socket, subprocess, sys, tempfile, threading, time
+import argparse, contextlib, hashlib, json, os, random, signal, subprocess, sys, tempfile, threading, time
 
 import rig
 
 QUANTITIES, PERIOD_MS = 10, 20
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def configuration(folder, broker, endpoint, version):
@@ -80,7 +74,7 @@ def main():
     arguments.add_argument("--keep")
     a = arguments.parse_args()
     rig.need("mosquitto", "mosquitto_sub")
-    rng, port, endpoint = random.Random(a.seed), free_port(), free_port()
+    rng, port, endpoint = random.Random(a.seed), rig.free_port(), rig.free_port()
     print(f"seed {a.seed}")
     if a.keep:
         os.makedirs(a.keep)
@@ -92,7 +86,7 @@ def main():
             f.write(configuration(folder, port, endpoint, a.mqtt))
         log, broker_log = open(f"{folder}/agent.log", "w"), open(f"{folder}/broker.log", "w")
         broker = subprocess.Popen(["mosquitto", "-c", f"{folder}/mosquitto.conf"], stdout=broker_log, stderr=broker_log)
-        wait("the broker", lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait("the broker", lambda: rig.listens(port))
         subscriber = subprocess.Popen(
             ["mosquitto_sub", "-p", str(port), "-V", "mqttv5", "-q", "1", "-c", "-i", "rig-subscriber", "-x", "4000000",
              "-k", "600", "-t", "quorate/rig/data", "-F", "%p"], stdout=subprocess.PIPE, stderr=log, text=True)

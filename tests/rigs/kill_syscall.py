@@ -57,7 +57,7 @@ class Scenario:
 
     def drain(self, before, history):
         sink = broker.Broker()
-        config = broker.configuration(f"{self.folder}/run", sink.port, broker.free_port())
+        config = broker.configuration(f"{self.folder}/run", sink.port, rig.free_port())
         error = open(f"{self.folder}/run/log", "w+")
         process = subprocess.Popen([*before, self.options.binary, "run", "--config", config], stderr=error,
                                    stdout=subprocess.DEVNULL, start_new_session=True)

@@ -97,7 +97,7 @@ class Life:
     def drained(self, store):
         """Runs the agent with a broker; a cut by itself falls when all is delivered and most of it forgotten."""
         self.sink = broker.Broker()
-        config = broker.configuration(self.folder, self.sink.port, broker.free_port(), outbox=store)
+        config = broker.configuration(self.folder, self.sink.port, rig.free_port(), outbox=store)
         with open(f"{self.folder}/log", "w+") as log:
             agent = subprocess.Popen([self.options.binary, "run", "--config", config], stdout=log, stderr=log)
             try:

@@ -14,22 +14,12 @@ them. Nothing is lost between store and subscriber and no number names two paylo
 configurations (a wrong password, a certificate of another authority, a topic that the ACL forbids) each show their cause
 in the status within seconds, and lose nothing.
 """
-import argparse, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, time
+import argparse, json, os, random, signal, subprocess, sys, tempfile, time
 
 import rig
-from broker import free_port
 from kill_mosquitto import Received, wait
 
 SECRET = "correct horse"
-
-
-def openssl(folder, *words):
-    subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
-
-
-def authority(folder, name):
-    openssl(folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem",
-            "-days", "2", "-subj", f"/CN={name}")
 
 
 class Mosquitto:
@@ -37,12 +27,9 @@ class Mosquitto:
 
     def __init__(self, folder):
         rig.need("mosquitto", "mosquitto_passwd", "openssl")
-        self.folder, self.port = folder, free_port()
-        authority(folder, "ca")
-        authority(folder, "other")
-        openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
-        write(f"{folder}/extensions", "subjectAltName=DNS:localhost\n")
-        openssl(folder, "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.pem", "-days", "2", "-extfile", "extensions")
+        self.folder, self.port = folder, rig.free_port()
+        rig.Authority(folder).issue("server")
+        rig.Authority(folder, "other")
         write(f"{folder}/passwords", f"device:{SECRET}\nlistener:{SECRET}\n")
         subprocess.run(["mosquitto_passwd", "-U", f"{folder}/passwords"], check=True)
         write(f"{folder}/acl", "user device\ntopic readwrite quorate/rig/#\nuser listener\ntopic read quorate/rig/#\n")
@@ -70,7 +57,7 @@ class Ejabberd:
         rig.need("ejabberdctl")
         if os.geteuid() != 0:
             rig.skip("ejabberd's script wants root or its own user")
-        self.port, self.folder = free_port(), f"{folder}/ejabberd"
+        self.port, self.folder = rig.free_port(), f"{folder}/ejabberd"
         os.mkdir(self.folder)
         write(f"{self.folder}/ejabberd.yml", "hosts: [localhost]\nloglevel: warning\nauth_method: [anonymous]\nallow_multiple_connections: true\nanonymous_protocol: login_anon\n"
               f"listen:\n  - port: {self.port}\n    ip: \"127.0.0.1\"\n    module: mod_mqtt\nmodules:\n  mod_mqtt:\n    max_queue: unlimited\n")
@@ -104,7 +91,7 @@ class Rumqttd:
 
     def __init__(self, folder):
         rig.need("rumqttd")
-        self.port, self.folder = free_port(), folder
+        self.port, self.folder = rig.free_port(), folder
         write(f"{folder}/rumqttd.toml", f"""id = 0
 [router]
 id = 0
@@ -175,14 +162,14 @@ def wrong(a, folder, broker, endpoint, log, failures):
 
 
 def run(a, name, kind, failures):
-    rng, endpoint = random.Random(a.seed), free_port()
+    rng, endpoint = random.Random(a.seed), rig.free_port()
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         log = open(f"{folder}/log", "w")
         broker = kind(folder)
         pids = broker.start(log)
         try:
-            wait(name, lambda: socket.socket().connect_ex(("127.0.0.1", broker.port)) == 0)
+            wait(name, lambda: rig.listens(broker.port))
             listener = subprocess.Popen(["mosquitto_sub", *broker.listening, "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-c", "-i", "listener", "-x", "600", "-k", "600",
                                          "-t", "quorate/rig/data", "-F", "%p"], stdout=subprocess.PIPE, stderr=log, text=True)
             received = Received(listener.stdout)

@@ -2,7 +2,7 @@
 
 Owns: how `quorate outbox append|list|stat` is driven and read. A rig knows the store through these commands only.
 """
-import ctypes, json, os, re, select, shutil, signal, subprocess, sys, tempfile, threading, time
+import ctypes, json, os, re, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
 SKIPPED = 77
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -77,6 +77,39 @@ def wait(what, holds, limit_s=60):
 
 # What Bodies makes, in the bytes of a file.
 BODY = re.compile(rb"[a-z]\d*\.\d+\.[0-9a-f]+")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def listens(port):
+    """Whether somebody takes connections there."""
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Authority:
+    """A certificate authority in `folder`: `NAME.pem` and `NAME.key`, good for two days."""
+
+    KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+    def __init__(self, folder, name="ca"):
+        self.folder, self.name = folder, name
+        self.run("req", "-x509", *self.KEY, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}")
+
+    def run(self, *words):
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=self.folder)
+
+    def issue(self, name, hosts="DNS:localhost,IP:127.0.0.1"):
+        """`NAME.pem` and `NAME.key` of a server with these names."""
+        self.run("req", *self.KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        with open(f"{self.folder}/{name}.ext", "w") as file:
+            file.write(f"subjectAltName={hosts}\n")
+        self.run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{self.name}.pem", "-CAkey", f"{self.name}.key", "-CAcreateserial", "-out", f"{name}.pem",
+                 "-days", "2", "-extfile", f"{name}.ext")
 
 
 class Bodies:

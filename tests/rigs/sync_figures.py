@@ -12,10 +12,9 @@ first-record  seconds from the start of the process to the first PUBLISH of reco
 
 A record is what `quorate outbox append` makes of a vote-like body with eight fields, values as a sensor would give them.
 """
-import argparse, asyncio, json, os, random, shutil, socket, subprocess, tempfile, time
+import argparse, asyncio, contextlib, json, os, random, shutil, subprocess, tempfile, time
 
 import rig
-from broker import free_port
 from kill_mosquitto import wait
 
 
@@ -47,7 +46,8 @@ class Proxy:
 
     async def serve(self, reader, writer):
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        await asyncio.gather(self.pump(reader, there_writer), self.pump(there_reader, writer))
+        with contextlib.suppress(asyncio.CancelledError):     # the rig ends while a connection is open
+            await asyncio.gather(self.pump(reader, there_writer), self.pump(there_reader, writer))
 
     async def pump(self, reader, writer):
         free, waiting, loop = 0.0, asyncio.Queue(64), asyncio.get_running_loop()
@@ -78,22 +78,17 @@ class Rig:
         self.a, self.folder, self.log = arguments, folder, open(f"{folder}/log", "w")
 
     def mosquitto(self, tls=False):
-        port, text = free_port(), ""
+        port, text = rig.free_port(), ""
         if tls:
-            run = lambda *words: subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=self.folder)
-            run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=rig")
-            run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "key.pem", "-out", "server.csr", "-subj", "/CN=localhost")
-            with open(f"{self.folder}/ext", "w") as file:
-                file.write("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-            run("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.pem", "-days", "2", "-extfile", "ext")
-            for name in ("ca.pem", "server.pem", "key.pem"):
+            rig.Authority(self.folder).issue("server")
+            for name in ("ca.pem", "server.pem", "server.key"):
                 os.chmod(f"{self.folder}/{name}", 0o644)
             os.chmod(self.folder, 0o755)
-            text = f"cafile {self.folder}/ca.pem\ncertfile {self.folder}/server.pem\nkeyfile {self.folder}/key.pem\n"
+            text = f"cafile {self.folder}/ca.pem\ncertfile {self.folder}/server.pem\nkeyfile {self.folder}/server.key\n"
         with open(f"{self.folder}/mosquitto.conf", "w") as file:
             file.write(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n{text}")
         broker = subprocess.Popen(["mosquitto", "-c", f"{self.folder}/mosquitto.conf"], stdout=self.log, stderr=self.log)
-        wait("the broker", lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait("the broker", lambda: rig.listens(port))
         return broker, port
 
     def listener(self, port, tls=False):
@@ -104,7 +99,7 @@ class Rig:
 
     def agent(self, url, outbox, more=""):
         with open(f"{self.folder}/quorate.toml", "w") as file:
-            file.write(f'[device]\nid = "rig"\n[outbox]\npath = "{outbox}"\nsize_max = "8 GiB"\n[http]\nlisten = "127.0.0.1:{free_port()}"\n'
+            file.write(f'[device]\nid = "rig"\n[outbox]\npath = "{outbox}"\nsize_max = "8 GiB"\n[http]\nlisten = "127.0.0.1:{rig.free_port()}"\n'
                        f'[mqtt]\nurl = "{url}"\nencoding = "{self.a.encoding}"\nkeep_alive_s = 60\nack_timeout_ms = 60000\n{more}')
         return subprocess.Popen([self.a.binary, "run", "--config", f"{self.folder}/quorate.toml"], stdout=self.log, stderr=self.log)
 
@@ -179,7 +174,7 @@ async def wire(rig_, outbox, count=20_000, rate=None, delay_s=0.0, name="wire"):
 async def memory(rig_, full):
     figures = {}
     for name, outbox in (("none", f"{rig_.folder}/empty"), ("backlog", full)):
-        agent = rig_.agent(f"mqtt://127.0.0.1:{free_port()}", outbox)
+        agent = rig_.agent(f"mqtt://127.0.0.1:{rig.free_port()}", outbox)
         wait("the agent", lambda: rig_.acknowledged() is not None)
         await asyncio.sleep(5)      # what it does at the start is over
         figures[name] = resident_kb(agent)
