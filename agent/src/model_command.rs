@@ -120,7 +120,7 @@ fn check(path: &Path, config: Option<&Path>, output: &mut impl Write) -> Result<
 }
 
 fn try_out(opened: &Opened) -> Result<Measured, Refusal> {
-    Trial::default().run(&opened.framed, opened.bundle.manifest().budgets)
+    Trial::default().run(&opened.framed(), opened.bundle.manifest().budgets)
 }
 
 fn describe(opened: &Opened, checked: bool, output: &mut impl Write) -> std::io::Result<()> {

@@ -109,19 +109,15 @@ impl Trust {
             check_version(path, &bundle)?;
             return Ok(Opened {
                 bundle,
-                framed: files.parts().framed(),
+                source: Source::Folder(files),
                 package: None,
             });
         }
         let bytes = read_package(path)?;
         let package = self.open_package(path, &bytes)?;
-        let framed = package::unpack(&bytes).map(|parts: Parts<'_>| parts.framed());
         Ok(Opened {
             bundle: package.bundle().clone(),
-            framed: framed.map_err(|error| ModelError::Package {
-                path: path.to_owned(),
-                error,
-            })?,
+            source: Source::File(bytes),
             package: Some(package),
         })
     }
@@ -132,10 +128,29 @@ impl Trust {
 pub struct Opened {
     /// What is in it.
     pub bundle: Bundle,
-    /// Its parts for the process that tries it ([`Parts::framed`]).
-    pub framed: Vec<u8>,
     /// The package, where it came as one.
     pub package: Option<Package>,
+    source: Source,
+}
+
+/// What was read.
+#[derive(Debug)]
+enum Source {
+    Folder(Files),
+    File(Vec<u8>),
+}
+
+impl Opened {
+    /// Its parts for the process that tries it ([`Parts::framed`]). A start needs none, so they are made when asked for.
+    #[must_use]
+    pub fn framed(&self) -> Vec<u8> {
+        let parts = match &self.source {
+            Source::Folder(files) => Ok(files.parts()),
+            Source::File(bytes) => package::unpack(bytes),
+        };
+        // What was opened can be unpacked; the trial of nothing would be refused.
+        parts.map_or_else(|_| Vec::new(), |parts: Parts<'_>| parts.framed())
+    }
 }
 
 fn check_version(path: &Path, bundle: &Bundle) -> Result<(), ModelError> {
