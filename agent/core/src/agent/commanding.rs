@@ -61,7 +61,7 @@ impl Agent {
     /// Somebody entitled asks for something: first of all that is written down.
     fn take_command(&mut self, now: Mono, request: Request, actions: &mut Vec<Action>) {
         let refused = if self.commands.is_full() {
-            Some(Refused::Busy)
+            Refused::Busy
         } else {
             let occurrence = Occurrence {
                 what: "command-accepted",
@@ -69,23 +69,18 @@ impl Agent {
                 detail: Some(command::who(&request, true)),
                 ..Occurrence::default()
             };
-            let told = self.tell_seq(now, occurrence, actions);
-            match told {
-                Some(seq) => {
-                    self.counters.commands_accepted += 1;
-                    self.commands.accept(now, request, seq);
-                    return;
-                }
-                None => Some(Refused::NotStored),
+            if let Some(seq) = self.tell_seq(now, occurrence, actions) {
+                self.counters.commands_accepted += 1;
+                self.commands.accept(now, request, seq);
+                return;
             }
+            Refused::NotStored
         };
-        if let Some(reason) = refused {
-            actions.push(Action::Settled {
-                key: request.key,
-                counter: request.counter,
-            });
-            self.refuse_command(now, reason, request.reply, actions);
-        }
+        actions.push(Action::Settled {
+            key: request.key,
+            counter: request.counter,
+        });
+        self.refuse_command(now, refused, request.reply, actions);
     }
 
     /// Somebody asked for something that is not done.
