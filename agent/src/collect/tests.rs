@@ -118,6 +118,31 @@ fn the_gap_query_that_is_published_finds_the_gaps() {
 }
 
 #[test]
+fn the_published_query_dates_records_of_a_clock_that_was_not_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.sqlite");
+    let record = |seq: u64, mono_ms: u64, time: Option<&str>, synced| json!({"seq": seq, "boot": "b", "mono_ms": mono_ms, "time": time, "synced": synced, "kind": "vote", "body": 1});
+    let records = [
+        record(1, 1_000, None, false),
+        record(2, 61_500, Some("2026-11-24T10:00:00.250Z"), true),
+        record(3, 62_500, Some("2026-11-24T10:00:01.250Z"), true),
+    ];
+    let batch =
+        json!({"device": "press", "epoch": 1, "settled": 0, "after": 0, "records": records});
+    put(&path, &[batch.to_string().into_bytes()]);
+    let query = include_str!("../../../docs/consumers/dates.sql");
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let dated = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(2)?, row.get::<_, String>(3)?));
+    let mut statement = database.prepare(query).unwrap();
+    let found: Vec<_> = statement
+        .query_map([], dated)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(found, [(1, "2026-11-24T09:58:59.750Z".to_owned())]);
+}
+
+#[test]
 fn what_is_no_batch_is_refused_with_its_reason() {
     let check = |payload: &[u8], part: &str| {
         let error = batch::read(payload).unwrap_err().to_string();
