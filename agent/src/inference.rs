@@ -62,6 +62,7 @@ pub fn facts(bundle: &Bundle) -> ModelFacts {
         mean: if standardised { input.mean } else { 0.0 },
         scale: if standardised { input.scale } else { 1.0 },
         range: Some((input.range[0], input.range[1])),
+        drift: input.drift.map(reference),
     };
     ModelFacts {
         id: manifest.id.clone(),
@@ -75,7 +76,20 @@ pub fn facts(bundle: &Bundle) -> ModelFacts {
             .iter()
             .map(|output| output.name.clone())
             .collect(),
+        output_drift: manifest
+            .outputs
+            .iter()
+            .map(|output| output.drift.map(reference))
+            .collect(),
         threshold: Some(manifest.score_threshold()),
+    }
+}
+
+fn reference(known: quorate_models::Reference) -> quorate_core::drift::Reference {
+    quorate_core::drift::Reference {
+        mean: known.mean,
+        deviation: known.deviation,
+        quantiles: known.quantiles,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns: the steps and the words of these commands. Must not: load a model in this process, or print a private key.
 
 pub mod arguments;
+mod audit;
 
 use std::{io::Write, path::Path};
 
@@ -44,6 +45,7 @@ pub fn run(command: &ModelCommand, output: &mut impl Write) -> Result<(), Outcom
         ModelCommand::Rollback { place } => step(place, output, |slots, model| {
             slots.roll_back(model, Cause::Command, "")
         }),
+        ModelCommand::Audit { address, json } => audit::run(*address, *json, output),
         ModelCommand::Status { config, json } => status(config, *json, output),
     }
 }
@@ -171,8 +173,9 @@ fn describe(opened: &Opened, checked: bool, output: &mut impl Write) -> std::io:
     let digest = opened.bundle.digest();
     writeln!(
         output,
-        "model.onnx {} bytes, SHA-256 {digest}",
-        manifest.onnx_bytes
+        "{} {} bytes, SHA-256 {digest}",
+        manifest.kind.file(),
+        manifest.model_bytes
     )
 }
 

@@ -26,7 +26,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use quorate_core::config::{Config, LinkConfig, OutboxConfig, QuantityConfig};
+use quorate_core::{
+    config::{Config, LinkConfig, OutboxConfig, QuantityConfig},
+    drift::Reference,
+};
 use quorate_firmware_bridge::{
     chips::{self, BusKind, ChipConfig},
     hwmon::HwmonConfig,
@@ -160,7 +163,7 @@ impl Source {
 }
 
 /// One model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// Its name.
     pub id: String,
@@ -168,6 +171,8 @@ pub struct Model {
     pub bundle: PathBuf,
     /// The quantities that feed it, in the order of the manifest.
     pub inputs: Vec<String>,
+    /// Days between two false alarms of drift that are accepted, on average; 0 watches for none.
+    pub drift_false_alarm_days: f64,
 }
 
 /// Where results are kept.
@@ -254,6 +259,8 @@ pub struct ModelFacts {
     pub inputs: Vec<InputFacts>,
     /// Names of its outputs, in order.
     pub outputs: Vec<String>,
+    /// How each output is distributed where all is well.
+    pub output_drift: Vec<Option<Reference>>,
     /// Score above which it raises the alarm.
     pub threshold: Option<f64>,
 }
@@ -271,6 +278,8 @@ pub struct InputFacts {
     pub scale: f64,
     /// Values that the model was made for.
     pub range: Option<(f64, f64)>,
+    /// How it is distributed where all is well.
+    pub drift: Option<Reference>,
 }
 
 impl Settings {

@@ -48,6 +48,20 @@ pub enum StatusError {
 /// # Errors
 /// When nothing answers, when the answer is not an agent's, or when `output` fails.
 pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), StatusError> {
+    let (picture, body) = picture(address)?;
+    if json {
+        writeln!(output, "{body}")?;
+    } else {
+        account(&picture, output)?;
+    }
+    Ok(())
+}
+
+/// What the agent at `address` says of itself, and the same as it came.
+///
+/// # Errors
+/// When nothing answers, or when the answer is not an agent's.
+pub fn picture(address: SocketAddr) -> Result<(Value, String), StatusError> {
     let answer = ask(address).map_err(|source| StatusError::Absent { address, source })?;
     let foreign = |what: &str| StatusError::Foreign {
         address,
@@ -73,12 +87,7 @@ pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(
             "its status is not of schema 1; use the `quorate` of the same version",
         ));
     }
-    if json {
-        writeln!(output, "{body}")?;
-    } else {
-        account(&picture, output)?;
-    }
-    Ok(())
+    Ok((picture, body.to_owned()))
 }
 
 fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
@@ -262,7 +271,7 @@ fn text(value: &Value) -> String {
 }
 
 /// What a terminal would obey is not printed.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 

@@ -3,7 +3,7 @@
 //! Owns the folder layout of a bundle. Must not know tract: that the bytes are those which the
 //! manifest names says nothing about whether they are a model, which [`crate::Runner`] finds out.
 //!
-//! Invariant: in a [`Bundle`] that exists, the digest of the ONNX bytes is the manifest's, and the
+//! Invariant: in a [`Bundle`] that exists, the digest of the model is the manifest's, and the
 //! golden vectors have the manifest's shape.
 
 use std::fs::File;
@@ -14,12 +14,14 @@ use thiserror::Error;
 
 use crate::digest::Digest;
 use crate::golden::{GOLDEN_BYTES_MAX, Golden, GoldenError};
-use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, ONNX_BYTES_MAX};
+use crate::manifest::{Kind, MANIFEST_BYTES_MAX, MODEL_BYTES_MAX, Manifest, ManifestError};
 
 /// Name of the manifest inside a bundle's folder.
 pub const MANIFEST_FILE: &str = "manifest.toml";
-/// Name of the model inside a bundle's folder.
+/// Name of the model inside a bundle's folder, for [`Kind::Onnx`].
 pub const ONNX_FILE: &str = "model.onnx";
+/// Name of the model inside a bundle's folder, for the kinds that are evaluated natively.
+pub const NATIVE_FILE: &str = "model.json";
 /// Name of the golden vectors inside a bundle's folder.
 pub const GOLDEN_FILE: &str = "golden.json";
 
@@ -57,17 +59,21 @@ pub enum BundleError {
     /// `manifest.toml` is wrong.
     #[error("{MANIFEST_FILE}: {0}")]
     Manifest(#[from] ManifestError),
-    /// `model.onnx` is shorter than the manifest says.
-    #[error("{ONNX_FILE} is truncated: {found_bytes} of {expected_bytes} bytes")]
+    /// The model is shorter than the manifest says.
+    #[error("{file} is truncated: {found_bytes} of {expected_bytes} bytes")]
     Truncated {
+        /// Its file.
+        file: &'static str,
         /// Its length.
         found_bytes: u64,
         /// What the manifest says.
         expected_bytes: u64,
     },
-    /// `model.onnx` is not the file that the manifest was written for.
-    #[error("{ONNX_FILE} has digest {found}, the manifest says {expected}")]
+    /// The model is not the file that the manifest was written for.
+    #[error("{file} has digest {found}, the manifest says {expected}")]
     WrongDigest {
+        /// Its file.
+        file: &'static str,
         /// The manifest's digest.
         expected: Digest,
         /// The digest of the file.
@@ -82,7 +88,7 @@ pub enum BundleError {
 #[derive(Clone)]
 pub struct Bundle {
     manifest: Manifest,
-    onnx: Vec<u8>,
+    model: Vec<u8>,
     golden: Golden,
 }
 
@@ -91,8 +97,8 @@ pub struct Bundle {
 pub struct Files {
     /// `manifest.toml`.
     pub manifest: String,
-    /// `model.onnx`.
-    pub onnx: Vec<u8>,
+    /// `model.onnx` or `model.json`.
+    pub model: Vec<u8>,
     /// `golden.json`.
     pub golden: String,
 }
@@ -109,9 +115,11 @@ impl Files {
                 path: dir.to_owned(),
             });
         }
+        let manifest = read_text(dir, MANIFEST_FILE, MANIFEST_BYTES_MAX)?;
+        let file = Kind::peek(&manifest).file();
         Ok(Files {
-            manifest: read_text(dir, MANIFEST_FILE, MANIFEST_BYTES_MAX)?,
-            onnx: read(dir, ONNX_FILE, ONNX_BYTES_MAX)?,
+            manifest,
+            model: read(dir, file, MODEL_BYTES_MAX)?,
             golden: read_text(dir, GOLDEN_FILE, GOLDEN_BYTES_MAX)?,
         })
     }
@@ -121,7 +129,7 @@ impl Files {
     pub fn parts(&self) -> crate::package::Parts<'_> {
         crate::package::Parts {
             manifest: self.manifest.as_bytes(),
-            onnx: &self.onnx,
+            model: &self.model,
             golden: self.golden.as_bytes(),
         }
     }
@@ -132,34 +140,34 @@ impl std::fmt::Debug for Files {
         // The weights and vectors would fill pages.
         formatter
             .debug_struct("Files")
-            .field("onnx_bytes", &self.onnx.len())
+            .field("model_bytes", &self.model.len())
             .finish_non_exhaustive()
     }
 }
 
 impl Bundle {
-    /// Reads the bundle in the folder `dir`: [`MANIFEST_FILE`], [`ONNX_FILE`], [`GOLDEN_FILE`].
+    /// Reads the bundle in the folder `dir`: [`MANIFEST_FILE`], the model ([`Kind::file`]), [`GOLDEN_FILE`].
     /// Other files there are ignored.
     ///
     /// # Errors
     /// [`BundleError`]: a file is missing, too large, truncated, has the wrong digest or is wrong.
     pub fn open(dir: impl AsRef<Path>) -> Result<Bundle, BundleError> {
         let files = Files::read(dir)?;
-        Bundle::assemble(&files.manifest, files.onnx, &files.golden)
+        Bundle::assemble(&files.manifest, files.model, &files.golden)
     }
 
     /// The bundle made of these three files' contents, for a model inside the binary.
     ///
     /// # Errors
     /// As [`Bundle::open`], except for what concerns reading.
-    pub fn from_parts(manifest: &str, onnx: &[u8], golden: &str) -> Result<Bundle, BundleError> {
-        if length(onnx) > ONNX_BYTES_MAX {
+    pub fn from_parts(manifest: &str, model: &[u8], golden: &str) -> Result<Bundle, BundleError> {
+        if length(model) > MODEL_BYTES_MAX {
             return Err(BundleError::TooLarge {
-                file: ONNX_FILE,
-                bytes_max: ONNX_BYTES_MAX,
+                file: Kind::peek(manifest).file(),
+                bytes_max: MODEL_BYTES_MAX,
             });
         }
-        Bundle::assemble(manifest, onnx.to_owned(), golden)
+        Bundle::assemble(manifest, model.to_owned(), golden)
     }
 
     /// What the model is.
@@ -168,16 +176,16 @@ impl Bundle {
         &self.manifest
     }
 
-    /// SHA-256 of `model.onnx`: with id and version it names the model in a record.
+    /// SHA-256 of the model's file: with id and version it names the model in a record.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        self.manifest.onnx_sha256
+        self.manifest.model_sha256
     }
 
-    /// The bytes of `model.onnx`, at most [`ONNX_BYTES_MAX`].
+    /// The bytes of the model's file, at most [`MODEL_BYTES_MAX`].
     #[must_use]
-    pub fn onnx(&self) -> &[u8] {
-        &self.onnx
+    pub fn model(&self) -> &[u8] {
+        &self.model
     }
 
     /// The golden vectors.
@@ -186,13 +194,13 @@ impl Bundle {
         &self.golden
     }
 
-    fn assemble(manifest: &str, onnx: Vec<u8>, golden: &str) -> Result<Bundle, BundleError> {
+    fn assemble(manifest: &str, model: Vec<u8>, golden: &str) -> Result<Bundle, BundleError> {
         let manifest = Manifest::parse(manifest)?;
-        check_onnx(&manifest, &onnx)?;
+        check_model(&manifest, &model)?;
         let golden = Golden::parse(golden, &manifest)?;
         Ok(Bundle {
             manifest,
-            onnx,
+            model,
             golden,
         })
     }
@@ -210,23 +218,29 @@ impl std::fmt::Debug for Bundle {
     }
 }
 
-fn check_onnx(manifest: &Manifest, onnx: &[u8]) -> Result<(), BundleError> {
-    let (found_bytes, expected_bytes) = (length(onnx), manifest.onnx_bytes);
+fn check_model(manifest: &Manifest, model: &[u8]) -> Result<(), BundleError> {
+    let file = manifest.kind.file();
+    let (found_bytes, expected_bytes) = (length(model), manifest.model_bytes);
     if found_bytes < expected_bytes {
         return Err(BundleError::Truncated {
+            file,
             found_bytes,
             expected_bytes,
         });
     }
-    let (expected, found) = (manifest.onnx_sha256, Digest::of(onnx));
+    let (expected, found) = (manifest.model_sha256, Digest::of(model));
     if expected != found {
-        return Err(BundleError::WrongDigest { expected, found });
+        return Err(BundleError::WrongDigest {
+            file,
+            expected,
+            found,
+        });
     }
     if found_bytes != expected_bytes {
         // The digest proves the file right, so the length in the manifest is the wrong one.
         return Err(BundleError::Manifest(ManifestError::Value {
-            key: "onnx_bytes".to_owned(),
-            reason: format!("{ONNX_FILE} has {found_bytes} bytes and the right digest"),
+            key: manifest.kind.bytes_key().to_owned(),
+            reason: format!("{file} has {found_bytes} bytes and the right digest"),
         }));
     }
     Ok(())

@@ -2,10 +2,11 @@
 //!
 //! This crate owns four things and knows nobody else in the workspace:
 //! - [`Manifest`]: what a model wants and says, parsed from `manifest.toml` and fully validated;
-//! - [`Bundle`]: the three files of a model (`manifest.toml`, `model.onnx`, `golden.json`), read
+//! - [`Bundle`]: the three files of a model (`manifest.toml`, `model.onnx` or
+//!   `model.json`, `golden.json`), read
 //!   with limits and checked against the digest in the manifest;
 //! - [`Package`]: a bundle in one signed file;
-//! - [`Runner`]: the model, loaded into tract and checked against its golden vectors.
+//! - [`Runner`]: the model, loaded into tract or evaluated here, and checked against its golden vectors.
 //!
 //! It must not standardise inputs, judge quality or compare with thresholds: the core does that.
 //! It reads no clock, starts no thread and writes no file.
@@ -27,21 +28,22 @@ mod bundle;
 mod digest;
 mod golden;
 mod manifest;
+mod native;
 mod operators;
 pub mod package;
 mod runner;
 #[cfg(test)]
 mod testing;
 
-pub use bundle::{Bundle, BundleError, Files, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE};
+pub use bundle::{Bundle, BundleError, Files, GOLDEN_FILE, MANIFEST_FILE, NATIVE_FILE, ONNX_FILE};
 pub use digest::Digest;
 pub use golden::{
     GOLDEN_BYTES_MAX, GOLDEN_VECTORS_MAX, GOLDEN_VECTORS_MIN, Golden, GoldenError, GoldenVector,
     Tolerance,
 };
 pub use manifest::{
-    Budgets, Figures, Input, MANIFEST_BYTES_MAX, Manifest, ManifestError, ONNX_BYTES_MAX, Output,
-    Preprocessing, Training, WINDOW_ELEMENTS_MAX, Window,
+    Budgets, Figures, Input, Kind, MANIFEST_BYTES_MAX, MODEL_BYTES_MAX, Manifest, ManifestError,
+    Output, Preprocessing, QUANTILES, Reference, Training, WINDOW_ELEMENTS_MAX, Window,
 };
 pub use operators::OperatorRefusal;
 pub use package::{Package, PackageError, Verdict};

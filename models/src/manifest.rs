@@ -13,12 +13,15 @@ use crate::digest::Digest;
 
 mod check;
 mod file;
+mod reference;
+
+pub use reference::{QUANTILES, Reference};
 
 /// Largest `manifest.toml`, bytes. The one that ships has about 2 KiB.
 pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 
-/// Largest `model.onnx`, bytes. The models for a device have 10 KiB to 10 MiB.
-pub const ONNX_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Largest file of a model, bytes. The models for a device have 1 KiB to 10 MiB.
+pub const MODEL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Most numbers in one input tensor: ticks of the window times inputs.
 pub const WINDOW_ELEMENTS_MAX: usize = 65_536;
@@ -76,11 +79,13 @@ pub struct Manifest {
     pub agent_version_min: Option<[u64; 3]>,
     /// Licence of the model's weights, an SPDX expression.
     pub licence: String,
-    /// SHA-256 of `model.onnx`.
-    pub onnx_sha256: Digest,
-    /// Length of `model.onnx`, bytes, at most [`ONNX_BYTES_MAX`]. Tells a truncated file from a
+    /// What evaluates the model.
+    pub kind: Kind,
+    /// SHA-256 of the model's file.
+    pub model_sha256: Digest,
+    /// Length of the model's file, bytes, at most [`MODEL_BYTES_MAX`]. Tells a truncated file from a
     /// changed one.
-    pub onnx_bytes: u64,
+    pub model_bytes: u64,
     /// How many ticks the model sees, and how far apart they are.
     pub window: Window,
     /// The quantities of a tick, in the order of the tensor's last axis. Never empty.
@@ -93,6 +98,70 @@ pub struct Manifest {
     pub budgets: Budgets,
     /// How the model was made and how well it does.
     pub training: Training,
+}
+
+/// What evaluates a model, and so what its file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// An ONNX graph in `model.onnx`, run by tract.
+    #[default]
+    Onnx,
+    /// T2 and SPE of a principal component analysis, `model.json`.
+    Pca,
+    /// An isolation forest or boosted trees, `model.json`.
+    Forest,
+}
+
+impl Kind {
+    /// Name of the model's file inside a bundle's folder.
+    #[must_use]
+    pub const fn file(self) -> &'static str {
+        match self {
+            Self::Onnx => crate::bundle::ONNX_FILE,
+            Self::Pca | Self::Forest => crate::bundle::NATIVE_FILE,
+        }
+    }
+
+    /// As the manifest writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::Pca => "pca",
+            Self::Forest => "forest",
+        }
+    }
+
+    /// The kind that a manifest names, before anything of it is checked; `Onnx` where it cannot be told.
+    pub(crate) fn peek(manifest: &str) -> Kind {
+        #[derive(serde::Deserialize)]
+        struct Only {
+            kind: Option<String>,
+        }
+        toml::from_str(manifest)
+            .ok()
+            .and_then(|only: Only| only.kind)
+            .and_then(|kind| Kind::parse(&kind))
+            .unwrap_or_default()
+    }
+
+    fn parse(text: &str) -> Option<Kind> {
+        [Self::Onnx, Self::Pca, Self::Forest]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+    }
+
+    /// The manifest's keys for the digest and the length of the file.
+    const fn keys(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Onnx => ("onnx_sha256", "onnx_bytes"),
+            Self::Pca | Self::Forest => ("model_sha256", "model_bytes"),
+        }
+    }
+
+    pub(crate) const fn bytes_key(self) -> &'static str {
+        self.keys().1
+    }
 }
 
 /// What a model may cost on the device, measured by its self-test. What is not given is not limited.
@@ -131,6 +200,8 @@ pub struct Input {
     pub mean: f64,
     /// Standard deviation of the training data, in `unit`, above 0.
     pub scale: f64,
+    /// How it is distributed where all is well, for the drift monitors.
+    pub drift: Option<Reference>,
 }
 
 /// What is done to a value before it enters the tensor. The core does it, not this crate.
@@ -152,6 +223,8 @@ pub struct Output {
     pub meaning: String,
     /// A number above it is an anomaly. The first output, the score, always has one.
     pub threshold: Option<f64>,
+    /// How it is distributed where all is well, for the drift monitors.
+    pub drift: Option<Reference>,
 }
 
 /// How the model was made and how it scores.
@@ -231,9 +304,7 @@ impl Manifest {
                 format!("expected {FORMAT}, found {}", file.format),
             );
         }
-        let Some(onnx_sha256) = Digest::from_hex(&file.onnx_sha256) else {
-            return refuse("onnx_sha256", "expected 64 hexadecimal digits");
-        };
+        let (kind, model_sha256, model_bytes) = file.model()?;
         let preprocessing = match file.preprocessing.as_str() {
             "standardise" => Preprocessing::Standardise,
             "none" => Preprocessing::None,
@@ -258,21 +329,27 @@ impl Manifest {
                 }
             },
         };
+        let (mut inputs, mut outputs): (Vec<Input>, Vec<Output>) = (
+            file.inputs.into_iter().map(Input::from).collect(),
+            file.outputs.into_iter().map(Output::from).collect(),
+        );
+        reference::assign(file.drift, &mut inputs, &mut outputs)?;
         Ok(Manifest {
             id: file.id,
             version: file.version,
             release: file.release,
             agent_version_min,
             licence: file.licence,
-            onnx_sha256,
-            onnx_bytes: file.onnx_bytes,
+            kind,
+            model_sha256,
+            model_bytes,
             window: Window {
                 length: file.window.length,
                 period_ms: file.window.period_ms,
             },
-            inputs: file.inputs.into_iter().map(Input::from).collect(),
+            inputs,
             preprocessing,
-            outputs: file.outputs.into_iter().map(Output::from).collect(),
+            outputs,
             budgets: Budgets {
                 load_ms_max: file.budgets.load_ms_max,
                 p99_us_max: file.budgets.p99_us_max,
@@ -298,6 +375,7 @@ impl From<file::Input> for Input {
             range,
             mean,
             scale,
+            drift: None,
         }
     }
 }
@@ -313,6 +391,7 @@ impl From<file::Output> for Output {
             name,
             meaning,
             threshold,
+            drift: None,
         }
     }
 }

@@ -9,13 +9,13 @@
 
 use thiserror::Error;
 
-use crate::bundle::{Bundle, BundleError, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE};
+use crate::bundle::{Bundle, BundleError, GOLDEN_FILE, MANIFEST_FILE};
 use crate::digest::Digest;
 use crate::golden::GOLDEN_BYTES_MAX;
-use crate::manifest::{MANIFEST_BYTES_MAX, ONNX_BYTES_MAX};
+use crate::manifest::{MANIFEST_BYTES_MAX, MODEL_BYTES_MAX};
 
 /// Largest package, bytes: its header and its three parts at their largest.
-pub const PACKAGE_BYTES_MAX: u64 = 256 + MANIFEST_BYTES_MAX + ONNX_BYTES_MAX + GOLDEN_BYTES_MAX;
+pub const PACKAGE_BYTES_MAX: u64 = 256 + MANIFEST_BYTES_MAX + MODEL_BYTES_MAX + GOLDEN_BYTES_MAX;
 /// Longest name of a key, bytes.
 pub const KEY_ID_BYTES_MAX: usize = 63;
 
@@ -32,10 +32,13 @@ const SIGNATURE_BYTES: usize = 64;
 /// Where the first part begins.
 const HEADER_BYTES: usize = SIGNED_BYTES + SIGNATURE_BYTES;
 
+/// The second part, whatever its kind: which one it is stands in the manifest, which is not read before its digest was.
+const MODEL_PART: &str = "the model";
+
 /// The parts in their order, and the most bytes of each.
 const PARTS: [(&str, u64); 3] = [
     (MANIFEST_FILE, MANIFEST_BYTES_MAX),
-    (ONNX_FILE, ONNX_BYTES_MAX),
+    (MODEL_PART, MODEL_BYTES_MAX),
     (GOLDEN_FILE, GOLDEN_BYTES_MAX),
 ];
 
@@ -164,8 +167,8 @@ impl Package {
             Verdict::UnknownKey => return Err(PackageError::UnknownKey { key_id }),
             Verdict::WrongSignature => return Err(PackageError::WrongSignature { key_id }),
         }
-        let [manifest, onnx, golden] = header.parts(bytes)?;
-        let bundle = bundle([manifest, onnx, golden])?;
+        let [manifest, model, golden] = header.parts(bytes)?;
+        let bundle = bundle([manifest, model, golden])?;
         let release = bundle.manifest().release.ok_or(PackageError::NoRelease)?;
         Ok(Package {
             key_id,
@@ -200,13 +203,13 @@ impl Package {
     }
 }
 
-/// The three files of a bundle as bytes: `manifest.toml`, `model.onnx`, `golden.json`.
+/// The three files of a bundle as bytes: `manifest.toml`, the model (`model.onnx` or `model.json`), `golden.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts<'a> {
     /// `manifest.toml`.
     pub manifest: &'a [u8],
-    /// `model.onnx`.
-    pub onnx: &'a [u8],
+    /// `model.onnx` or `model.json`.
+    pub model: &'a [u8],
     /// `golden.json`.
     pub golden: &'a [u8],
 }
@@ -217,13 +220,13 @@ impl<'a> Parts<'a> {
     /// # Errors
     /// [`BundleError`]: they are no bundle.
     pub fn bundle(&self) -> Result<Bundle, BundleError> {
-        bundle([self.manifest, self.onnx, self.golden])
+        bundle([self.manifest, self.model, self.golden])
     }
 
     /// One byte string of them, for another process: three lengths (u64, little-endian), then the parts.
     #[must_use]
     pub fn framed(&self) -> Vec<u8> {
-        let parts = [self.manifest, self.onnx, self.golden];
+        let parts = [self.manifest, self.model, self.golden];
         let lengths = parts.iter().flat_map(|part| length(part).to_le_bytes());
         let mut framed: Vec<u8> = lengths.collect();
         parts.iter().for_each(|part| framed.extend_from_slice(part));
@@ -239,10 +242,10 @@ impl<'a> Parts<'a> {
             let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
             (*part, rest) = rest.split_at_checked(length)?;
         }
-        let [manifest, onnx, golden] = parts;
+        let [manifest, model, golden] = parts;
         rest.is_empty().then_some(Parts {
             manifest,
-            onnx,
+            model,
             golden,
         })
     }
@@ -264,7 +267,7 @@ pub fn pack(
     if !is_key_id(key_id) {
         return Err(PackageError::KeyName);
     }
-    let parts = [parts.manifest, parts.onnx, parts.golden];
+    let parts = [parts.manifest, parts.model, parts.golden];
     for (bytes, (part, bytes_max)) in parts.iter().zip(PARTS) {
         check_length(part, length(bytes), bytes_max)?;
     }
@@ -293,10 +296,10 @@ pub fn pack(
 /// # Errors
 /// [`PackageError`], but for what concerns the signature and the content.
 pub fn unpack(bytes: &[u8]) -> Result<Parts<'_>, PackageError> {
-    let [manifest, onnx, golden] = Header::read(bytes)?.parts(bytes)?;
+    let [manifest, model, golden] = Header::read(bytes)?.parts(bytes)?;
     Ok(Parts {
         manifest,
-        onnx,
+        model,
         golden,
     })
 }
@@ -413,11 +416,11 @@ fn check_length(part: &'static str, found_bytes: u64, bytes_max: u64) -> Result<
     })
 }
 
-fn bundle([manifest, onnx, golden]: [&[u8]; 3]) -> Result<Bundle, BundleError> {
+fn bundle([manifest, model, golden]: [&[u8]; 3]) -> Result<Bundle, BundleError> {
     let text = |bytes, file| std::str::from_utf8(bytes).map_err(|_| BundleError::NotText { file });
     Bundle::from_parts(
         text(manifest, MANIFEST_FILE)?,
-        onnx,
+        model,
         text(golden, GOLDEN_FILE)?,
     )
 }

@@ -19,7 +19,7 @@ pub(crate) fn shipped_dir() -> PathBuf {
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) manifest: String,
-    pub(crate) onnx: Vec<u8>,
+    pub(crate) model: Vec<u8>,
     pub(crate) golden: String,
 }
 
@@ -29,7 +29,7 @@ impl Parts {
         let dir = shipped_dir();
         Parts {
             manifest: std::fs::read_to_string(dir.join("manifest.toml")).unwrap(),
-            onnx: std::fs::read(dir.join("model.onnx")).unwrap(),
+            model: std::fs::read(dir.join("model.onnx")).unwrap(),
             golden: std::fs::read_to_string(dir.join("golden.json")).unwrap(),
         }
     }
@@ -64,7 +64,7 @@ figures = { f1 = 1.0, false_alarms_percent = 0.0, missed_percent = 0.0 }
             .collect();
         let parts = Parts {
             manifest: manifest.to_owned(),
-            onnx: Vec::new(),
+            model: Vec::new(),
             golden: format!(
                 r#"{{"format":1,"tolerance":{{"absolute":1e-6,"relative":1e-5}},"vectors":[{}]}}"#,
                 vectors.join(",")
@@ -90,18 +90,18 @@ figures = { f1 = 1.0, false_alarms_percent = 0.0, missed_percent = 0.0 }
             .collect();
         Parts {
             manifest: lines.join("\n"),
-            onnx: onnx.to_owned(),
+            model: onnx.to_owned(),
             golden: self.golden.clone(),
         }
     }
 
     pub(crate) fn bundle(&self) -> Result<Bundle, BundleError> {
-        Bundle::from_parts(&self.manifest, &self.onnx, &self.golden)
+        Bundle::from_parts(&self.manifest, &self.model, &self.golden)
     }
 
     pub(crate) fn write_to(&self, dir: &Path) {
         std::fs::write(dir.join("manifest.toml"), &self.manifest).unwrap();
-        std::fs::write(dir.join("model.onnx"), &self.onnx).unwrap();
+        std::fs::write(dir.join("model.onnx"), &self.model).unwrap();
         std::fs::write(dir.join("golden.json"), &self.golden).unwrap();
     }
 }

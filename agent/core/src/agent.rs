@@ -7,6 +7,7 @@
 
 mod commanding;
 mod delivery;
+mod drifting;
 mod memory;
 mod picture;
 mod telling;
@@ -21,6 +22,7 @@ use crate::{
     command::Commands,
     config::{Config, Recovered},
     device::Devices,
+    drift::Watch,
     event::{Action, Event, InferenceFault, ProbeFault, Worker},
     gone::{Gone, Loss},
     health::Counters,
@@ -50,6 +52,8 @@ pub struct Agent {
     devices: Devices,
     quantities: Vec<Quantity>,
     models: Vec<Model>,
+    /// The monitors of each model, where they are wanted.
+    watches: Vec<Option<Watch>>,
     outbox: Outbox,
     gone: Gone,
     link: Option<Link>,
@@ -91,6 +95,7 @@ impl Agent {
                 .map(|quantity| Quantity::new(quantity.clone(), now))
                 .collect(),
             models: config.models.iter().enumerate().map(model).collect(),
+            watches: drifting::watches(&config),
             outbox: Outbox::new(
                 config.outbox.clone(),
                 recovered.epoch,
@@ -328,6 +333,7 @@ impl Agent {
                 }
             };
             let summaries = inputs.iter().map(summary).collect();
+            self.watch_inputs(tick, index, &votes, actions);
             let before = self.models[index].state;
             let step = self.models[index].advance(now, tick, &votes, summaries, actions);
             self.counters.inferences_skipped += u64::from(step == Step::Skipped);
@@ -381,6 +387,7 @@ impl Agent {
             Some(Ok(inference)) => {
                 self.counters.inferences += 1;
                 let alarm = inference.alarm;
+                self.watch_outputs(tick, model.index(), &inference.outputs, actions);
                 self.record(tick, Body::Inference(inference), actions);
                 self.tell_model(now, model.index(), before, None, actions);
                 if alarm != alarm_before {

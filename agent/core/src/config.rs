@@ -9,6 +9,7 @@ mod validate;
 use alloc::{string::String, vec::Vec};
 
 use crate::{
+    drift::Reference,
     units::{BootId, Epoch, QuantityId, SensorId},
     vote::{CHANNELS_MAX, Kind, OnQuorumLoss, OnSplit, Vote},
 };
@@ -127,6 +128,19 @@ pub struct ModelConfig {
     pub outputs: Vec<String>,
     /// Score above which the inference raises an alarm, where the manifest gives one.
     pub threshold: Option<f64>,
+    /// How drift is watched for; absent when it is not.
+    pub drift: Option<DriftConfig>,
+}
+
+/// How drift of a model's inputs and outputs is watched for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriftConfig {
+    /// Rows between two false alarms of the model that are accepted, on average; at least 1.
+    pub rows_between: f64,
+    /// The reference of each input, where the bundle has one.
+    pub inputs: Vec<Option<Reference>>,
+    /// The reference of each output, where the bundle has one.
+    pub outputs: Vec<Option<Reference>>,
 }
 
 /// One input of a model.

@@ -6,6 +6,7 @@ use alloc::{string::String, vec::Vec};
 
 use crate::{
     command::Refused,
+    drift::Seen,
     event::StoreReport,
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
@@ -141,6 +142,25 @@ pub struct ModelHealth {
     pub fault: Option<String>,
     /// When it is tried again, while it is failed.
     pub retry: Option<Mono>,
+    /// What the monitors of its inputs and outputs saw; empty when none are wanted.
+    pub drift: Vec<DriftHealth>,
+}
+
+/// The monitor of one input or output of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriftHealth {
+    /// `input` or `output`.
+    pub kind: &'static str,
+    /// Name of the quantity or of the output.
+    pub name: String,
+    /// What it has seen.
+    pub seen: Seen,
+    /// What moved at the newest alarm: `mean` or `scatter`.
+    pub moved: Option<&'static str>,
+    /// Whether it moved up.
+    pub up: Option<bool>,
+    /// Where that movement began.
+    pub since: Option<Mono>,
 }
 
 /// The store.

@@ -243,6 +243,8 @@ impl Model {
             alarm: self.alarm,
             fault: self.fault.clone(),
             retry: self.breaker.retry(),
+            // The agent knows the monitors.
+            drift: Vec::new(),
         }
     }
 }

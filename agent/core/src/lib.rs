@@ -18,6 +18,7 @@ pub mod class;
 pub mod command;
 pub mod config;
 mod device;
+pub mod drift;
 pub mod event;
 mod gone;
 pub mod health;

@@ -6,8 +6,8 @@
 use quorate_core::{
     command::Refused,
     health::{
-        CertificateHealth, Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth,
-        StoreHealth,
+        CertificateHealth, Counters, DriftHealth, Health, LinkHealth, ModelHealth, QuantityHealth,
+        SensorHealth, StoreHealth,
     },
     record::time_text,
     units::{Mono, WallAnchor},
@@ -295,6 +295,25 @@ fn model_json(now: Mono, model: &ModelHealth) -> Value {
         "alarm": model.alarm,
         "fault": model.fault,
         "retry_ms": retry_ms(now, model.retry),
+        "drift": model.drift.iter().map(|drift| drift_json(now, drift)).collect::<Vec<_>>(),
+    })
+}
+
+fn drift_json(now: Mono, drift: &DriftHealth) -> Value {
+    let seen = &drift.seen;
+    json!({
+        "kind": drift.kind,
+        "name": drift.name,
+        "state": seen.state,
+        "rows": seen.rows,
+        "mean": seen.mean,
+        "deviation": seen.deviation,
+        "block_rows": seen.block_rows,
+        "alarms": seen.alarms,
+        "stability_index": seen.stability_index,
+        "moved": drift.moved,
+        "up": drift.up,
+        "since_ms": drift.since.map(|since| now.since_ms(since)),
     })
 }
 

@@ -66,6 +66,7 @@ fn sample() -> Health {
             alarm: true,
             fault: None,
             retry: None,
+            drift: Vec::new(),
         }],
         store: StoreHealth {
             state: "ok",

@@ -20,7 +20,7 @@ pub enum ModelCommand {
     },
     /// Try a folder's model and pack it into one signed file.
     Pack {
-        /// The folder with `manifest.toml`, `model.onnx` and `golden.json`.
+        /// The folder with `manifest.toml`, the model and `golden.json`.
         #[arg(long, value_name = "DIR")]
         folder: PathBuf,
         /// Who signs.
@@ -68,6 +68,15 @@ pub enum ModelCommand {
         /// Of what device and model.
         #[command(flatten)]
         place: Place,
+    },
+    /// What the monitors of drift of a running agent have seen, of each input and output of each model.
+    Audit {
+        /// Address of the agent's endpoint.
+        #[arg(long, default_value = "127.0.0.1:8870", env = "QUORATE__HTTP__LISTEN")]
+        address: std::net::SocketAddr,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
     },
     /// Which file each model runs, which was before it, which waits.
     Status {

@@ -451,6 +451,7 @@ pub(super) fn core_config(
             inputs,
             outputs: facts.outputs.clone(),
             threshold: facts.threshold,
+            drift: super::models::drift(model, facts),
         });
     }
     config

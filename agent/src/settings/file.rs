@@ -395,6 +395,7 @@ pub(super) struct Model {
     pub(super) id: Spanned<String>,
     pub(super) bundle: String,
     pub(super) inputs: Vec<Spanned<String>>,
+    pub(super) drift_false_alarm_days: Option<Spanned<f64>>,
 }
 
 #[derive(Debug, Deserialize)]

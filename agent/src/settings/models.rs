@@ -4,13 +4,19 @@
 
 use std::path::Path;
 
-use quorate_core::config::QuantityConfig;
+use quorate_core::config::{DriftConfig, QuantityConfig};
 use quorate_models::package::KEY_ID_BYTES_MAX;
 use toml::Spanned;
 
-use super::{Model, SettingsError, convert::Places, file};
+use super::{Model, ModelFacts, SettingsError, convert::Places, file};
 use crate::{command::PublicKey, model::trust::ModelKey};
 
+/// Days between two false alarms of drift, where the configuration says nothing.
+const DRIFT_DAYS: f64 = 90.0;
+/// The days that can be asked for.
+const DRIFT_DAYS_RANGE: std::ops::RangeInclusive<f64> = 0.01..=3_650.0;
+/// Milliseconds of a day.
+const DAY_MS: f64 = 86_400_000.0;
 /// Most keys of one device.
 const KEYS_MAX: usize = 64;
 
@@ -50,13 +56,39 @@ pub(super) fn models(
                 return Err(places.wrong(name, &format!("{key}.inputs[{input}]"), message));
             }
         }
+        let days = model
+            .drift_false_alarm_days
+            .as_ref()
+            .map_or(DRIFT_DAYS, |days| *days.get_ref());
+        if let Some(place) = &model.drift_false_alarm_days
+            && days != 0.0
+            && !DRIFT_DAYS_RANGE.contains(&days)
+        {
+            let (low, high) = (DRIFT_DAYS_RANGE.start(), DRIFT_DAYS_RANGE.end());
+            return Err(places.wrong(
+                place,
+                &format!("{key}.drift_false_alarm_days"),
+                format!("expected 0 for none, or {low} to {high} days, found {days}"),
+            ));
+        }
         known.push(Model {
             id: id.clone(),
             bundle: base.join(&model.bundle),
             inputs: model.inputs.into_iter().map(Spanned::into_inner).collect(),
+            drift_false_alarm_days: days,
         });
     }
     Ok(known)
+}
+
+/// How the core watches for drift; nothing when the configuration wants none.
+pub(super) fn drift(model: &Model, facts: &ModelFacts) -> Option<DriftConfig> {
+    let period_ms = u32::try_from(facts.period_ms).unwrap_or(u32::MAX).max(1);
+    (model.drift_false_alarm_days > 0.0).then(|| DriftConfig {
+        rows_between: (model.drift_false_alarm_days * DAY_MS / f64::from(period_ms)).max(1.0),
+        inputs: facts.inputs.iter().map(|input| input.drift).collect(),
+        outputs: facts.output_drift.clone(),
+    })
 }
 
 pub(super) fn keys(

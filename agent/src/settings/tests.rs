@@ -86,11 +86,31 @@ fn a_model_must_see_the_ticks_that_it_was_trained_on() {
             mean: 0.0,
             scale: 1.0,
             range: None,
+            drift: None,
         }],
         outputs: vec!["score".into()],
+        output_drift: vec![None],
         threshold: None,
     };
-    assert!(settings.core_config(&[facts(1_000)]).is_ok());
+    let config = settings.core_config(&[facts(1_000)]).unwrap();
+    // 90 days of seconds.
+    let drift = config.models[0].drift.as_ref().unwrap();
+    assert!((drift.rows_between - 7_776_000.0).abs() < 1.0);
+    let without = parse(&format!("{text}drift_false_alarm_days = 0\n"), &[]).unwrap();
+    assert!(
+        without.core_config(&[facts(1_000)]).unwrap().models[0]
+            .drift
+            .is_none()
+    );
+    for days in ["-1", "0.001", "4000", "nan"] {
+        let wrong = parse(&format!("{text}drift_false_alarm_days = {days}\n"), &[]);
+        assert!(
+            wrong
+                .unwrap_err()
+                .to_string()
+                .contains("models[0].drift_false_alarm_days")
+        );
+    }
     let error = settings.core_config(&[facts(500)]).unwrap_err().to_string();
     assert_eq!(
         error,

@@ -17,8 +17,8 @@ fn open_after(change: impl FnOnce(&Path)) -> Result<Bundle, BundleError> {
 fn shipped_bundle_opens_and_equals_its_parts() {
     let bundle = Bundle::open(shipped_dir()).unwrap();
     let parts = Parts::shipped();
-    assert_eq!(bundle.onnx(), parts.onnx);
-    assert_eq!(bundle.digest(), Digest::of(&parts.onnx));
+    assert_eq!(bundle.model(), parts.model);
+    assert_eq!(bundle.digest(), Digest::of(&parts.model));
     assert_eq!(bundle.golden().vectors().len(), 40);
     let embedded = parts.bundle().unwrap();
     assert_eq!(embedded.manifest(), bundle.manifest());
@@ -49,11 +49,11 @@ fn what_is_no_file_is_not_read() {
 
 #[test]
 fn wrong_digest_shows_both() {
-    let mut changed = Parts::shipped().onnx;
+    let mut changed = Parts::shipped().model;
     changed[40_000] ^= 1;
     let found = Digest::of(&changed);
     let error = open_after(|dir| fs::write(dir.join(ONNX_FILE), &changed).unwrap()).unwrap_err();
-    let expected = Digest::of(&Parts::shipped().onnx);
+    let expected = Digest::of(&Parts::shipped().model);
     assert!(
         matches!(error, BundleError::WrongDigest { .. }),
         "{error:?}"
@@ -65,7 +65,7 @@ fn wrong_digest_shows_both() {
 
 #[test]
 fn truncated_model_is_called_one() {
-    let whole = Parts::shipped().onnx;
+    let whole = Parts::shipped().model;
     for length in [0, 1, 1_000, whole.len() - 1] {
         let part = &whole[..length];
         let error = open_after(|dir| fs::write(dir.join(ONNX_FILE), part).unwrap()).unwrap_err();
@@ -77,7 +77,7 @@ fn truncated_model_is_called_one() {
 #[test]
 fn wrong_length_in_the_manifest_is_told_from_a_truncated_model() {
     let parts = Parts::small(&Graph::mean_square().onnx());
-    let bytes = parts.onnx.len();
+    let bytes = parts.model.len();
     let shorter = parts.manifest.replace(
         &format!("onnx_bytes = {bytes}"),
         &format!("onnx_bytes = {}", bytes - 1),

@@ -3,8 +3,8 @@
 //! Pure. Every refusal names the key with its path and says what was expected and what was found.
 
 use super::{
-    Figures, Input, Manifest, ManifestError, ONNX_BYTES_MAX, Training, WINDOW_ELEMENTS_MAX, Window,
-    refuse, shorten,
+    Figures, Input, MODEL_BYTES_MAX, Manifest, ManifestError, Training, WINDOW_ELEMENTS_MAX,
+    Window, refuse, shorten,
 };
 
 /// Most characters of an identifier, unit or version.
@@ -21,11 +21,11 @@ impl Manifest {
         check_name("id", &self.id)?;
         check_text("version", &self.version, NAME_CHARACTERS_MAX)?;
         check_text("licence", &self.licence, NAME_CHARACTERS_MAX)?;
-        if self.onnx_bytes == 0 || self.onnx_bytes > ONNX_BYTES_MAX {
-            let found = self.onnx_bytes;
+        if self.model_bytes == 0 || self.model_bytes > MODEL_BYTES_MAX {
+            let found = self.model_bytes;
             return refuse(
-                "onnx_bytes",
-                format!("expected 1 to {ONNX_BYTES_MAX}, found {found}"),
+                self.kind.bytes_key(),
+                format!("expected 1 to {MODEL_BYTES_MAX}, found {found}"),
             );
         }
         self.check_window()?;

@@ -31,7 +31,7 @@ fn files(release: u64) -> Files {
 fn pack_files(files: &Files, key_id: &str) -> Result<Vec<u8>, PackageError> {
     let parts = Parts {
         manifest: files.manifest.as_bytes(),
-        onnx: &files.onnx,
+        model: &files.model,
         golden: files.golden.as_bytes(),
     };
     pack(parts, key_id, sign)
@@ -52,7 +52,7 @@ fn what_was_packed_is_opened_and_a_second_pack_is_the_same() {
     let package = Package::open(&bytes, judge).unwrap();
     assert_eq!((package.release(), package.key_id()), (3, "plant-1"));
     assert_eq!(package.digest(), Digest::of(&bytes));
-    assert_eq!(package.bundle().onnx(), files(3).onnx);
+    assert_eq!(package.bundle().model(), files(3).model);
     let parts = unpack(&bytes).unwrap();
     assert_eq!(pack(parts, "plant-1", sign).unwrap(), bytes);
 }
@@ -90,9 +90,9 @@ fn reordered_parts_are_called_so() {
     let parts = unpack(&bytes).unwrap();
     let header = &bytes[..HEADER_BYTES];
     for order in [
-        [parts.onnx, parts.manifest, parts.golden],
-        [parts.golden, parts.onnx, parts.manifest],
-        [parts.onnx, parts.golden, parts.manifest],
+        [parts.model, parts.manifest, parts.golden],
+        [parts.golden, parts.model, parts.manifest],
+        [parts.model, parts.golden, parts.manifest],
     ] {
         assert_eq!(cause(&[header, &order.concat()].concat()), "reordered");
     }
@@ -107,7 +107,7 @@ fn parts_of_two_bundles_do_not_mix() {
     assert_eq!(cause(&mixed), "foreign-part");
     // Signed by the right key, made of parts that do not belong together.
     let files = Files {
-        onnx: Graph::with_node(crate::testing::node("Add", &["window", "window"], "sum")).onnx(),
+        model: Graph::with_node(crate::testing::node("Add", &["window", "window"], "sum")).onnx(),
         ..files(3)
     };
     assert_eq!(
@@ -181,7 +181,7 @@ fn framed_parts_are_read_whole_or_not_at_all() {
     let files = files(3);
     let parts = Parts {
         manifest: files.manifest.as_bytes(),
-        onnx: &files.onnx,
+        model: &files.model,
         golden: files.golden.as_bytes(),
     };
     let framed = parts.framed();

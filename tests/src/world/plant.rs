@@ -86,6 +86,7 @@ pub(crate) fn config(quantities: usize, (outbox, link): (OutboxConfig, LinkConfi
             inputs: vec![input(0), input(1)],
             outputs: vec!["score".into()],
             threshold: Some(0.9),
+            drift: None,
         }],
         outbox,
         link: Some(link),

@@ -6,8 +6,7 @@ use alloc::vec::Vec;
 
 use super::Agent;
 use crate::{
-    health::{CommandsHealth, Condition, Health, SensorHealth},
-    infer::Model,
+    health::{CommandsHealth, Condition, Health, ModelHealth, SensorHealth},
     units::{Mono, QuantityId},
     vote::{ChannelView, Quality, Vote, VoteView},
 };
@@ -63,7 +62,15 @@ impl Agent {
                 .iter()
                 .map(|quantity| quantity.health(&self.config.sensors))
                 .collect(),
-            models: self.models.iter().map(Model::health).collect(),
+            models: self
+                .models
+                .iter()
+                .enumerate()
+                .map(|(index, model)| ModelHealth {
+                    drift: self.drift_health(index),
+                    ..model.health()
+                })
+                .collect(),
             store: self.outbox.health(),
             link: self.link.as_ref().map(|link| {
                 let delivery = self.outbox.delivery_health(self.told.delivery_since);

@@ -201,7 +201,15 @@ impl ModelConfig {
             })?;
             check_range(&key, input.range)?;
         }
-        Ok(())
+        let drift_fits = self.drift.as_ref().is_none_or(|drift| {
+            drift.rows_between.is_finite()
+                && drift.rows_between >= 1.0
+                && drift.inputs.len() == self.inputs.len()
+                && drift.outputs.len() == self.outputs.len()
+        });
+        check(drift_fits, &format!("{key}.drift"), || {
+            "expected at least one row between false alarms, and a reference or none for each input and output".into()
+        })
     }
 }
 
