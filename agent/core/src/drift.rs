@@ -124,12 +124,14 @@ impl Monitor {
         let limit = limit_of(blocks_between);
         let learns = !self.is_drifting();
         let learned = self.mean.center();
-        let mean = self.mean.take(block.since, block.mean, limit, learns);
+        let mean = self
+            .mean
+            .take(block.since, block.mean, limit, learns, block.spread);
         // A block without scatter, of a value that stands still, says nothing about it.
         let scatter = (block.variance > 0.0)
             .then(|| {
                 self.scatter
-                    .take(block.since, libm::cbrt(block.variance), limit, learns)
+                    .take(block.since, libm::cbrt(block.variance), limit, learns, 1.0)
             })
             .flatten();
         let found = mean

@@ -26,6 +26,8 @@ pub(super) struct Block {
     pub(super) mean: f64,
     /// Of the single values around the mean.
     pub(super) variance: f64,
+    /// How much wider than by its own deviation a sum of such means scatters: above 1 where neighbours still correlate.
+    pub(super) spread: f64,
 }
 
 /// Running moments of averages of one length, and the product of neighbours (Welford's form).
@@ -67,6 +69,7 @@ pub(super) struct Blocks {
     levels: [Level; LEVELS],
     /// Rows of a block, once it is decided.
     rows: Option<u64>,
+    spread: f64,
     since: Mono,
     count: u64,
     mean: f64,
@@ -78,6 +81,7 @@ impl Blocks {
         Self {
             levels: [Level::default(); LEVELS],
             rows: None,
+            spread: 1.0,
             since: Mono(0),
             count: 0,
             mean: 0.0,
@@ -113,6 +117,7 @@ impl Blocks {
             rows: count,
             mean: self.mean,
             variance: self.squares / (count - 1.0),
+            spread: self.spread,
         })
     }
 
@@ -138,7 +143,12 @@ impl Blocks {
         let found = lengths
             .into_iter()
             .find(|level| is_independent(&self.levels[*level]));
-        self.rows = found.map(|level| 1 << (level + LEVELS_MORE));
+        let Some(level) = found else { return };
+        self.rows = Some(1 << (level + LEVELS_MORE));
+        // What is left of the correlation after the doublings; a sum of many has (1 + 2 r) times the variance.
+        let left =
+            self.levels[level].correlation().unwrap_or(0.0).max(0.0) / real(1 << LEVELS_MORE);
+        self.spread = libm::sqrt(1.0 + 2.0 * left);
     }
 }
 

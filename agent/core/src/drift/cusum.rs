@@ -10,7 +10,7 @@
 use crate::units::Mono;
 
 /// Statistics after which nothing more is learned.
-const LEARNED_MAX: f64 = 1_024.0;
+const LEARNED_MAX: f64 = 4_096.0;
 /// Statistics before the first is judged.
 const LEARNED_MIN: f64 = 64.0;
 /// Half of the shift that is looked for, in deviations of a block.
@@ -56,22 +56,26 @@ impl Cusum {
     }
 
     /// One statistic of the block that began at `since`: the direction and the beginning of a shift, when it is one.
-    /// `learns`: it may be taken for the normal state.
+    /// `learns`: it may be taken for the normal state. `spread`: of [`super::block::Block`], 1 for independent statistics.
     pub(super) fn take(
         &mut self,
         since: Mono,
         value: f64,
         limit: f64,
         learns: bool,
+        spread: f64,
     ) -> Option<(bool, Mono)> {
-        let found = self.score(value).and_then(|score| {
-            let up = self.up.add(since, score, limit).map(|since| (true, since));
-            let down = self
-                .down
-                .add(since, -score, limit)
-                .map(|since| (false, since));
-            up.or(down)
-        });
+        let found = self
+            .score(value)
+            .map(|score| score / spread)
+            .and_then(|score| {
+                let up = self.up.add(since, score, limit).map(|since| (true, since));
+                let down = self
+                    .down
+                    .add(since, -score, limit)
+                    .map(|since| (false, since));
+                up.or(down)
+            });
         if learns && self.count < LEARNED_MAX {
             self.count += 1.0;
             let from_mean = value - self.mean;
