@@ -7,6 +7,7 @@
 //! `CONNECTIONS_MAX` connections exist and each ends within a bounded time, whatever its client does.
 
 mod metrics;
+mod recent;
 mod routes;
 mod status;
 #[cfg(test)]
@@ -127,6 +128,7 @@ pub fn status_json(device: &str, version: &str, boot: BootId, shown: Shown) -> S
 pub struct Publisher {
     boot: BootId,
     sender: watch::Sender<Option<Arc<Snapshot>>>,
+    recent: recent::Recent,
 }
 
 impl Publisher {
@@ -140,22 +142,33 @@ impl Publisher {
         self.sender.send_replace(Some(Arc::new(snapshot)));
     }
 
+    /// Keeps an event record for whoever asks what happened lately.
+    pub fn tell(&self, payload: &Arc<[u8]>) {
+        self.recent.push(payload);
+    }
+
     /// One more reader.
     #[must_use]
     pub fn watch(&self) -> Watcher {
-        Watcher(self.sender.subscribe())
+        Watcher(self.sender.subscribe(), self.recent.clone())
     }
 }
 
 /// A reader's end.
 #[derive(Clone, Debug)]
-pub struct Watcher(watch::Receiver<Option<Arc<Snapshot>>>);
+pub struct Watcher(watch::Receiver<Option<Arc<Snapshot>>>, recent::Recent);
 
 impl Watcher {
     /// The newest picture; absent until the agent has shown itself once.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<Snapshot>> {
         self.0.borrow().clone()
+    }
+
+    /// The last event records as JSON, oldest first.
+    #[must_use]
+    pub fn events_json(&self) -> String {
+        self.1.json()
     }
 
     async fn closed(&mut self) {
@@ -167,7 +180,13 @@ impl Watcher {
 #[must_use]
 pub fn publisher(boot: BootId) -> (Publisher, Watcher) {
     let (sender, receiver) = watch::channel(None);
-    (Publisher { boot, sender }, Watcher(receiver))
+    let recent = recent::Recent::default();
+    let publisher = Publisher {
+        boot,
+        sender,
+        recent: recent.clone(),
+    };
+    (publisher, Watcher(receiver, recent))
 }
 
 /// Binds, then serves on a thread of its own until the [`Publisher`] is dropped. Returns the bound address.

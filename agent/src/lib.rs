@@ -17,7 +17,9 @@ pub mod command_command;
 pub mod commands;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 mod durable;
+pub mod events_command;
 pub mod execution;
 pub mod explain;
 pub mod http;

@@ -12,7 +12,7 @@ use quorate_core::{
     agent::Agent,
     command::{CommandEvent, ReplyTo},
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
-    record::{self, Record},
+    record::{self, Body, Record},
     units::{Epoch, ModelId, Mono, SensorId, Seq},
 };
 
@@ -243,6 +243,9 @@ impl Shell {
         let seq = encoded.seq;
         if let Some(views) = &self.views {
             views.offer(&encoded);
+        }
+        if matches!(record.body, Body::Event(_)) {
+            self.picture.tell(&encoded.payload);
         }
         self.tell_store(store::Command::Store(encoded), Some(seq), own);
     }

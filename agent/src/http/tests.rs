@@ -378,6 +378,20 @@ fn a_port_in_use_names_the_address_and_what_to_do() {
 }
 
 #[test]
+fn the_last_events_are_given_as_they_were_recorded() {
+    let (publisher, address, _thread) = serve(HEADERS_TIMEOUT);
+    let record = br#"{"seq":7,"mono_ms":1500,"kind":"event","body":{"what":"link","to":"up"}}"#;
+    publisher.tell(&Arc::from(&record[..]));
+    let mut account = Vec::new();
+    crate::events_command::run(address, false, &mut account).unwrap();
+    assert_eq!(String::from_utf8(account).unwrap(), "1.500 s  link: up\n");
+    let mut records = Vec::new();
+    crate::events_command::run(address, true, &mut records).unwrap();
+    let given: serde_json::Value = serde_json::from_slice(&records).unwrap();
+    assert_eq!(given["seq"], 7);
+}
+
+#[test]
 fn status_gives_an_account_or_the_json_as_it_came() {
     let (publisher, address, thread) = serve(HEADERS_TIMEOUT);
     assert!(
