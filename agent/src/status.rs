@@ -48,6 +48,24 @@ pub enum StatusError {
 /// # Errors
 /// When nothing answers, when the answer is not an agent's, or when `output` fails.
 pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), StatusError> {
+    let (body, picture) = fetch(address)?;
+    if json {
+        writeln!(output, "{body}")?;
+    } else {
+        account(&picture, output)?;
+    }
+    Ok(())
+}
+
+/// The picture that the agent at `address` gives of itself.
+///
+/// # Errors
+/// When nothing answers, or when the answer is not an agent's.
+pub fn picture(address: SocketAddr) -> Result<Value, StatusError> {
+    fetch(address).map(|(_, picture)| picture)
+}
+
+fn fetch(address: SocketAddr) -> Result<(String, Value), StatusError> {
     let answer = ask(address).map_err(|source| StatusError::Absent { address, source })?;
     let foreign = |what: &str| StatusError::Foreign {
         address,
@@ -73,12 +91,7 @@ pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(
             "its status is not of schema 1; use the `quorate` of the same version",
         ));
     }
-    if json {
-        writeln!(output, "{body}")?;
-    } else {
-        account(&picture, output)?;
-    }
-    Ok(())
+    Ok((body.to_owned(), picture))
 }
 
 fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
@@ -167,6 +180,15 @@ fn account_parts(picture: &Value, output: &mut impl Write) -> io::Result<()> {
             "model     {}: {state}, score {score} of {threshold}{alarm}",
             text(&model["id"])
         )?;
+        let trial = &model["trial"];
+        if trial.is_object() {
+            let (phase, state) = (text(&trial["phase"]), text(&trial["state"]));
+            write!(
+                output,
+                ", version {} on trial: {phase}, {state}",
+                text(&trial["version"])
+            )?;
+        }
         ended(&model["fault"], &model["retry_ms"], output)?;
     }
     Ok(())
@@ -253,20 +275,20 @@ fn account_quantity(quantity: &Value, output: &mut impl Write) -> io::Result<()>
     Ok(())
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     clean(value.as_str().unwrap_or("?"))
 }
 
 /// What a terminal would obey is not printed.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-fn number(value: &Value) -> String {
+pub(crate) fn number(value: &Value) -> String {
     match (value.as_u64(), value.as_f64()) {
         (Some(whole), _) => whole.to_string(),
         (None, Some(real)) => format!("{real:.3}"),

@@ -279,13 +279,21 @@ impl Variant {
     pub(crate) fn level(&self) -> f64 {
         let score = self.score.unwrap_or(0.0);
         let threshold = self.config.threshold.map_or(1.0, f64::abs);
-        if threshold > 0.0 { score / threshold } else { score }
+        if threshold > 0.0 {
+            score / threshold
+        } else {
+            score
+        }
     }
 
     fn crossings(&mut self, outputs: &[f32]) -> Vec<Crossing> {
         let mut crossings = Vec::new();
         let config = &self.config;
-        let all = config.outputs.iter().zip(outputs).zip(&config.output_ranges);
+        let all = config
+            .outputs
+            .iter()
+            .zip(outputs)
+            .zip(&config.output_ranges);
         for (((name, value), range), was) in all.zip(&mut self.outside) {
             let Some((low, high)) = *range else { continue };
             let outside = !(low..=high).contains(&f64::from(*value));

@@ -86,9 +86,13 @@ fn a_model_must_see_the_ticks_that_it_was_trained_on() {
             mean: 0.0,
             scale: 1.0,
             range: None,
+            impute: None,
         }],
         outputs: vec!["score".into()],
         threshold: None,
+        hysteresis: 0.0,
+        output_ranges: vec![None],
+        missing: quorate_models::Missing::Abstain,
     };
     assert!(settings.core_config(&[facts(1_000)]).is_ok());
     let error = settings.core_config(&[facts(500)]).unwrap_err().to_string();

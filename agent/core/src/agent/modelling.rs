@@ -30,7 +30,8 @@ impl Agent {
 
     /// Whether a model answers for itself, or stands in for the first that names it and gives no answer.
     fn asking(&self, index: usize) -> Asking {
-        let names = |missing: Missing| matches!(missing, Missing::Fallback(id) if id.index() == index);
+        let names =
+            |missing: Missing| matches!(missing, Missing::Fallback(id) if id.index() == index);
         let mut asking = Asking::Own;
         for (id, model) in (0..).map(ModelId).zip(&self.models) {
             if !names(model.config().missing) {

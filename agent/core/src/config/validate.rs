@@ -239,11 +239,9 @@ impl ModelConfig {
 
 impl TrialRules {
     fn validate(&self, key: &str) -> Result<(), ConfigError> {
-        check(
-            self.answers_min >= 1,
-            &format!("{key}.answers_min"),
-            || "expected at least 1".into(),
-        )?;
+        check(self.answers_min >= 1, &format!("{key}.answers_min"), || {
+            "expected at least 1".into()
+        })?;
         for (name, share) in [
             ("disagreement_max", self.disagreement_max),
             ("errors_max_share", self.errors_share_max),

@@ -166,7 +166,11 @@ mod tests {
             let (_, imputed) = row(7_000, Some(10.0), Some(10.0));
             assert_eq!(!imputed.is_empty(), left);
         }
-        assert_eq!(row(8_000, Some(10.0), None), none, "an input without a rule");
+        assert_eq!(
+            row(8_000, Some(10.0), None),
+            none,
+            "an input without a rule"
+        );
     }
 
     #[test]

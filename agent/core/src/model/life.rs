@@ -97,7 +97,10 @@ impl Model {
     }
 
     pub(crate) fn runner_died(&mut self) {
-        self.lanes.iter_mut().flatten().for_each(Variant::runner_died);
+        self.lanes
+            .iter_mut()
+            .flatten()
+            .for_each(Variant::runner_died);
     }
 
     /// The lane of the file that is on trial.
@@ -123,7 +126,10 @@ impl Model {
     /// What a file is asked for at a tick, if it is.
     fn purpose(&self, lane: Lane, tick: Mono, asking: Asking) -> Option<Purpose> {
         let mut counts = lane == self.counting;
-        let split = self.config().split.filter(|_| self.phase == Phase::Compared);
+        let split = self
+            .config()
+            .split
+            .filter(|_| self.phase == Phase::Compared);
         if let Some(Split::Time { period_ms }) = split {
             let turn_of_first = (tick.0 / period_ms.max(1)).is_multiple_of(2);
             if turn_of_first != counts {
@@ -233,7 +239,11 @@ impl Model {
             (Some(own), Some(its)) => own.config() == its,
             _ => false,
         };
-        let all_same = self.lanes.iter().zip(&lanes).all(|(own, its)| same(own, its));
+        let all_same = self
+            .lanes
+            .iter()
+            .zip(&lanes)
+            .all(|(own, its)| same(own, its));
         if all_same && (phase, counting) == (self.phase, self.counting) {
             return false;
         }
@@ -262,13 +272,17 @@ impl Model {
 
     /// What the evidence asks for now: the step, why, and the evidence in words.
     pub(crate) fn judge(&mut self, now: Mono) -> Option<(ModelStep, &'static str, String)> {
+        let is_compared = self.config().split.is_some();
         let (new, trial) = (self.new_lane()?, self.trial.as_mut()?);
-        let owes = self.lanes[new.index()].as_ref().and_then(Variant::asked_since);
+        let owes = self.lanes[new.index()]
+            .as_ref()
+            .and_then(Variant::asked_since);
         let verdict = match owes {
             Some(since) if now.since_ms(since) >= HANG_MS => Verdict::Failed("hung"),
             _ => trial.judge(now),
         };
         let rules = trial.rules();
+        let goes_on = rules.canary_ms > 0 || is_compared;
         let (step, reason) = match verdict {
             Verdict::Going | Verdict::Waiting(_) => return None,
             Verdict::Again(_) => {
@@ -281,7 +295,7 @@ impl Model {
                 return Some((ModelStep::RollBack, rule, words));
             }
             Verdict::Passed if !rules.promotes => (ModelStep::Pass, "evidence"),
-            Verdict::Passed if self.phase == Phase::Shadow && rules.canary_ms > 0 => {
+            Verdict::Passed if self.phase == Phase::Shadow && goes_on => {
                 (ModelStep::Canary, "evidence")
             }
             Verdict::Passed => (ModelStep::Promote, "evidence"),

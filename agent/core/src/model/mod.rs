@@ -223,7 +223,7 @@ pub enum ModelEvent {
 pub enum ModelStep {
     /// The rules hold, and somebody may say that it goes further.
     Pass,
-    /// The new file counts on trial.
+    /// The new file counts on trial, or is compared where the configuration asks for that.
     Canary,
     /// The new file is the active one.
     Promote,

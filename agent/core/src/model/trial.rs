@@ -187,9 +187,7 @@ impl Trial {
 
     fn drift(&self) -> Option<f64> {
         let [reference, new] = &self.levels;
-        let deviation = reference
-            .deviation()
-            .filter(|deviation| *deviation > 0.0)?;
+        let deviation = reference.deviation().filter(|deviation| *deviation > 0.0)?;
         Some((new.mean - reference.mean).abs() / deviation)
     }
 

@@ -3,11 +3,7 @@ use alloc::{vec, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    config::ModelInput,
-    model::Missing,
-    units::QuantityId,
-};
+use crate::{config::ModelInput, model::Missing, units::QuantityId};
 
 fn config(version: &str, split: Option<Split>) -> ModelConfig {
     ModelConfig {
@@ -73,8 +69,13 @@ impl Bench {
             excluded: vec![],
         };
         let now = Mono(self.now);
-        self.model
-            .advance((now, now), &[Some(1.0)], &[summary], Asking::Own, &mut actions);
+        self.model.advance(
+            (now, now),
+            &[Some(1.0)],
+            &[summary],
+            Asking::Own,
+            &mut actions,
+        );
         let asked = actions.iter().filter_map(|action| match action {
             Action::Infer { lane, .. } => Some(*lane),
             _ => None,
@@ -103,7 +104,8 @@ impl Bench {
     /// A second in which each file answers its score; what the evidence asks for then.
     fn second(&mut self, scores: [f32; 2]) -> Option<(ModelStep, &'static str)> {
         for lane in self.tick() {
-            self.answer(lane, scores[lane.index()]).expect("it was asked");
+            self.answer(lane, scores[lane.index()])
+                .expect("it was asked");
         }
         let step = self.model.judge(Mono(self.now));
         step.map(|(step, reason, _)| (step, reason))
@@ -116,24 +118,47 @@ fn a_good_file_goes_through_shadow_and_canary() {
     bench.second([0.5; 2]);
     bench.second([0.5; 2]);
     assert!(bench.assign(Phase::Shadow, Lane::First, true));
-    assert!(!bench.assign(Phase::Shadow, Lane::First, true), "again changes nothing");
+    assert!(
+        !bench.assign(Phase::Shadow, Lane::First, true),
+        "again changes nothing"
+    );
     for _ in 0..4 {
         assert_eq!(bench.second([0.5, 0.6]), None);
     }
-    assert_eq!(bench.second([0.5, 0.6]), Some((ModelStep::Canary, "evidence")));
+    assert_eq!(
+        bench.second([0.5, 0.6]),
+        Some((ModelStep::Canary, "evidence"))
+    );
     assert_eq!(bench.second([0.5, 0.6]), None, "asked for once");
     assert!(bench.assign(Phase::Canary, Lane::Second, true));
-    assert_eq!(bench.tick(), [Lane::Second, Lane::First], "the one that counts comes first");
+    assert_eq!(
+        bench.tick(),
+        [Lane::Second, Lane::First],
+        "the one that counts comes first"
+    );
     let canary = bench.answer(Lane::Second, 0.6).expect("it was asked");
-    assert_eq!((canary.purpose.role, canary.purpose.counts), (Role::Canary, true));
+    assert_eq!(
+        (canary.purpose.role, canary.purpose.counts),
+        (Role::Canary, true)
+    );
     let reference = bench.answer(Lane::First, 0.5).expect("it was asked");
-    assert_eq!((reference.purpose.role, reference.purpose.counts), (Role::Reference, false));
+    assert_eq!(
+        (reference.purpose.role, reference.purpose.counts),
+        (Role::Reference, false)
+    );
     for _ in 0..3 {
         assert_eq!(bench.second([0.5, 0.6]), None);
     }
-    assert_eq!(bench.second([0.5, 0.6]), Some((ModelStep::Promote, "evidence")));
+    assert_eq!(
+        bench.second([0.5, 0.6]),
+        Some((ModelStep::Promote, "evidence"))
+    );
     let alone = [None, Some(Arc::new(config("2", None)))];
-    assert!(bench.model.assign(Mono(bench.now), Phase::Alone, Lane::Second, alone));
+    assert!(
+        bench
+            .model
+            .assign(Mono(bench.now), Phase::Alone, Lane::Second, alone)
+    );
     assert_eq!(bench.tick(), [Lane::Second]);
     assert_eq!(bench.model.config().version, "2");
     assert!(bench.model.health(Mono(bench.now)).trial.is_none());
@@ -179,7 +204,10 @@ fn a_file_that_hangs_is_given_up() {
     }
     bench.tick();
     let step = bench.model.judge(Mono(bench.now));
-    assert!(matches!(step, Some((ModelStep::RollBack, "hung", _))), "{step:?}");
+    assert!(
+        matches!(step, Some((ModelStep::RollBack, "hung", _))),
+        "{step:?}"
+    );
 }
 
 #[test]
@@ -189,7 +217,10 @@ fn outside_of_its_range_is_an_error_and_told_once() {
     bench.tick();
     let outside = bench.answer(Lane::First, 101.0).expect("it was asked");
     assert!(outside.outside && outside.crossings[0].outside);
-    assert_eq!(outside.crossings[0].detail, "score is 101, expected 0 to 100");
+    assert_eq!(
+        outside.crossings[0].detail,
+        "score is 101, expected 0 to 100"
+    );
     bench.tick();
     let again = bench.answer(Lane::First, 102.0).expect("it was asked");
     assert!(again.outside && again.crossings.is_empty());
@@ -208,7 +239,10 @@ fn the_alarm_has_a_hysteresis() {
         answered.outcome.is_ok_and(|inference| inference.alarm)
     };
     let scores = [1.0, 1.01, 0.8, 0.75, 0.9, 1.1];
-    assert_eq!(scores.map(&mut alarm), [false, true, true, false, false, true]);
+    assert_eq!(
+        scores.map(&mut alarm),
+        [false, true, true, false, false, true]
+    );
 }
 
 #[test]
@@ -217,8 +251,12 @@ fn two_that_are_compared_take_all_windows_or_turns() {
     both.second([0.5; 2]);
     both.assign(Phase::Compared, Lane::First, true);
     assert_eq!(both.tick(), Lane::BOTH);
-    let (a, b) = (both.answer(Lane::First, 0.5), both.answer(Lane::Second, 5.0));
-    let purpose = |answered: Option<Answered>| answered.map(|it| (it.purpose.role, it.purpose.counts));
+    let (a, b) = (
+        both.answer(Lane::First, 0.5),
+        both.answer(Lane::Second, 5.0),
+    );
+    let purpose =
+        |answered: Option<Answered>| answered.map(|it| (it.purpose.role, it.purpose.counts));
     assert_eq!(purpose(a), Some((Role::A, true)));
     assert_eq!(purpose(b), Some((Role::B, false)));
     for _ in 0..50 {

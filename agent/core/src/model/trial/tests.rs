@@ -54,7 +54,11 @@ fn it_passes_when_the_time_is_over_and_every_rule_holds() {
     assert_eq!(canary.judge(Mono(2_500)), Verdict::Passed);
     let mut compared = Trial::new(rules(), Phase::Compared, Mono(500));
     agree(&mut compared, 10);
-    assert_eq!(compared.judge(Mono(u64::MAX)), Verdict::Going, "nobody decides but a person");
+    assert_eq!(
+        compared.judge(Mono(u64::MAX)),
+        Verdict::Going,
+        "nobody decides but a person"
+    );
 }
 
 #[test]
@@ -89,11 +93,24 @@ fn each_rule_is_broken_by_what_it_is_about() {
     assert_eq!(broken(&|_| {}), Verdict::Going);
     // 3 of 33 differ: within 10 %; 4 of 34 are not.
     assert_eq!(broken(&|it| both(it, 1.1, 0.9, 3)), Verdict::Going);
-    assert_eq!(broken(&|it| both(it, 1.1, 0.9, 4)), Verdict::Failed("disagreement"));
-    assert_eq!(broken(&|it| both(it, 0.9, 0.1, 50)), Verdict::Failed("difference"));
-    assert_eq!(broken(&|it| both(it, 0.9, 0.5, 70)), Verdict::Failed("drift"));
+    assert_eq!(
+        broken(&|it| both(it, 1.1, 0.9, 4)),
+        Verdict::Failed("disagreement")
+    );
+    assert_eq!(
+        broken(&|it| both(it, 0.9, 0.1, 50)),
+        Verdict::Failed("difference")
+    );
+    assert_eq!(
+        broken(&|it| both(it, 0.9, 0.5, 70)),
+        Verdict::Failed("drift")
+    );
     let late = |it: &mut Trial| it.note_answer(given(99, 0.5), 101, true);
-    assert_eq!(broken(&late), Verdict::Failed("latency"), "1 of 31 is more than 1 %");
+    assert_eq!(
+        broken(&late),
+        Verdict::Failed("latency"),
+        "1 of 31 is more than 1 %"
+    );
     let errors = |count: u64| {
         move |it: &mut Trial| {
             for tick in 0..count {
