@@ -10,7 +10,7 @@ use std::{collections::VecDeque, thread::JoinHandle, time::Duration};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use quorate_core::{
     agent::Agent,
-    command::{CommandEvent, Deed, ReplyTo},
+    command::{CommandEvent, CommandId, Deed, ModelDeed, ReplyTo},
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
     model::{Lane, ModelEvent},
     record::{self, Record},
@@ -312,18 +312,21 @@ impl Shell {
         told
     }
 
+    /// The keeper answers, now or when a file has come.
+    fn ask_keeper(&self, id: CommandId, deed: ModelDeed, own: &mut VecDeque<Event>) {
+        if !self.tell_keeper(keeper::Order::Command(id, deed)) {
+            let outcome = Err("busy");
+            own.push_back(Event::Command(CommandEvent::Done { id, outcome }));
+        }
+    }
+
     /// What commands from outside ask for.
     fn perform_command(&mut self, action: Action, own: &mut VecDeque<Event>) {
         match action {
             Action::Execute {
                 id,
                 deed: Deed::Model(deed),
-            } => {
-                if !self.tell_keeper(keeper::Order::Command(id, deed)) {
-                    let outcome = Err("busy");
-                    own.push_back(Event::Command(CommandEvent::Done { id, outcome }));
-                }
-            }
+            } => self.ask_keeper(id, deed, own),
             Action::Execute { id, deed } => {
                 let shown = self.shown(self.clock.now());
                 let outcome = self.execution.execute(&deed, shown, &self.supervisor);

@@ -134,6 +134,8 @@ pub struct ModelConfig {
     pub output_ranges: Vec<Option<(f64, f64)>>,
     /// What it does without all of its inputs.
     pub missing: Missing,
+    /// One of its inputs has a single sensor, so that its votes are never better than uncertain.
+    pub single_sensor: bool,
     /// What a new file must show, where the configuration asks for it.
     pub trial: Option<TrialRules>,
     /// How a new file is compared, where the configuration asks for that in place of a canary.

@@ -90,7 +90,7 @@ fn url(arguments: &Map<String, Value>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
     use serde_json::json;
 

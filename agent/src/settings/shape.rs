@@ -102,6 +102,10 @@ fn shape(
         hysteresis: facts.hysteresis,
         output_ranges: facts.output_ranges.clone(),
         missing: missing(settings, index, facts)?,
+        single_sensor: settings
+            .quantities
+            .iter()
+            .any(|quantity| quantity.sensors.len() == 1 && model.inputs.contains(&quantity.id)),
         trial: model.trial.clone(),
         split: model.split,
     })

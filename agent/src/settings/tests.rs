@@ -171,7 +171,8 @@ fn keys_may_command_and_nobody_else() {
         "{}",
         settings.shown
     );
-    let commands = "ping, status, config-get, replay, sensor-reset, log-level, restart";
+    let commands = "ping, status, config-get, replay, sensor-reset, log-level, restart, model-stage, model-chunk, model-promote, \
+                    model-rollback, model-downgrade, model-force";
     let wrong = keys("allow = [\"halt\"]").unwrap_err();
     let expected = format!(
         "q.toml:34:10: command_keys[0].allow[0]: expected one of [{commands}], found `halt`"

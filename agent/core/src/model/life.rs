@@ -203,11 +203,16 @@ impl Model {
             alarm: variant.alarm,
         };
         let is_new = self.new_lane() == Some(lane);
+        let best = if self.config().single_sensor {
+            Quality::Uncertain
+        } else {
+            Quality::Degraded
+        };
         if let Some(trial) = &mut self.trial {
             match (&answered.outcome, is_new) {
                 (Ok(_), true) if answered.outside => trial.note_error(),
                 (Ok(inference), true) => {
-                    let good = inference.inputs_quality == Quality::Good;
+                    let good = inference.inputs_quality <= best && inference.imputed.is_empty();
                     trial.note_answer(given, took_us, good);
                 }
                 (Ok(_), false) => trial.note_reference(given),

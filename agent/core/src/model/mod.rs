@@ -139,7 +139,8 @@ pub struct TrialRules {
     pub latency_p99_us_max: Option<u64>,
     /// Largest share of windows without a usable answer, 0 to 1.
     pub errors_share_max: f64,
-    /// Smallest share of windows whose inputs are all good, 0 to 1; with fewer the evidence begins anew.
+    /// Smallest share of windows whose inputs are good, 0 to 1; with fewer the evidence begins anew. Good is what has a
+    /// quorum (of one sensor alone: a value), and of which nothing was made up.
     pub inputs_good_share_min: f64,
     /// Farthest that the mean of the scores may lie from the other file's, in its standard deviations.
     pub drift_max: Option<f64>,
