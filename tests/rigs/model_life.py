@@ -49,7 +49,7 @@ class Rig:
                      "[models.trial]\nshadow_s = 3\ncanary_s = 3\nanswers_min = 20\nauto = 'promote'\nerrors_max_share = 0.2\n"
                      f"{public}[outbox]\npath = '{folder}/outbox'\n[http]\nlisten = '127.0.0.1:{self.http}'\n")
         if delivery:
-            parts.append(f"{ops}{few}[mqtt]\nurl = 'mqtt://127.0.0.1:{self.mqtt}'\nallow_plaintext = true\n")
+            parts.append(f"{ops}{few}[mqtt]\nurl = 'mqtt://127.0.0.1:{self.mqtt}'\nallow_plaintext = true\ncompression = 'none'\n")
             self.broker = subprocess.Popen(["mosquitto", "-p", str(self.mqtt)], stdout=subprocess.DEVNULL,
                                            stderr=subprocess.DEVNULL)
         open(self.config, "w").write("".join(parts))

@@ -7,6 +7,8 @@
 //! the loop learns of it only when it is ready, so that no inference waits for it; a step that the medium refuses leaves
 //! what counts as it is, but a file that the core gave up never comes back in this run.
 
+mod orders;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -18,7 +20,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use quorate_core::{
-    command::{CommandEvent, CommandId, ModelDeed, Outcome},
+    command::{CommandEvent, CommandId, ModelDeed},
     config::ModelConfig,
     event::{Event, Worker},
     model::{Lane, ModelEvent, ModelStep, Phase},
@@ -45,8 +47,6 @@ const LOOKS_AFTER: u32 = 3;
 const ORDERS_MAX: usize = 64;
 /// A change that fails leads to another state of the slot; after so many of them the next look goes on.
 const STEPS_MAX: usize = 8;
-/// Most characters of a detail.
-const DETAIL_CHARACTERS_MAX: usize = 320;
 
 /// What the keeper is asked for.
 #[derive(Debug)]
@@ -452,88 +452,6 @@ impl Keeper {
         }
     }
 
-    /// A step that the core asks for.
-    fn step(&mut self, index: usize, step: ModelStep, reason: &'static str, evidence: &str) {
-        let Some(kept) = self.models.get(index) else {
-            return;
-        };
-        let new = match kept.phase {
-            Phase::Canary => kept.counting,
-            _ => kept.counting.other(),
-        };
-        let held = kept.lanes[new.index()]
-            .as_ref()
-            .and_then(|it| it.held.clone());
-        let Some(held) = held else { return };
-        let model = self.settings.models[index].id.as_str();
-        let detail: String = evidence.chars().take(DETAIL_CHARACTERS_MAX).collect();
-        let by_rule = (Cause::of_rule(reason), detail.as_str());
-        let digest = held.digest.as_str();
-        let done = match step {
-            ModelStep::Pass => self.slots.pass(model, digest),
-            ModelStep::Canary => {
-                let after = plan(&self.settings.models[index]).after_shadow;
-                let phase = after.unwrap_or(TrialPhase::Canary);
-                self.slots.begin(model, digest, phase, by_rule)
-            }
-            ModelStep::Promote => self
-                .slots
-                .pass(model, digest)
-                .and_then(|_| self.slots.promote_by(model, Some(digest), by_rule)),
-            ModelStep::RollBack => self.slots.give_up(model, Some(digest), by_rule),
-        };
-        tracing::info!(
-            model,
-            release = held.release,
-            ?step,
-            reason,
-            "the trial goes on"
-        );
-        if let Err(error) = done {
-            tracing::error!(model, %error, ?step, "the step cannot be kept");
-            if step == ModelStep::RollBack {
-                self.models[index].given_up = Some(held.digest);
-                self.models[index].known = None;
-            }
-        }
-    }
-
-    /// What a command asks for; none where the delivery answers.
-    fn grant(&mut self, id: CommandId, deed: ModelDeed) -> Option<Outcome> {
-        let models = &self.settings.models;
-        let index = match deed.model() {
-            None if models.len() == 1 => Some(0),
-            None => None,
-            Some(model) => models.iter().position(|it| it.id == *model),
-        };
-        let Some(index) = index else {
-            return Some(Err("unknown-model"));
-        };
-        let model = models[index].id.as_str();
-        let done = match deed {
-            ModelDeed::Promote { force, .. } => {
-                self.slots.advance(model, plan(&models[index]), force)
-            }
-            ModelDeed::Rollback { .. } => self.slots.withdraw(model, "by a command"),
-            ModelDeed::Stage(parcel) | ModelDeed::Chunk(parcel) => {
-                let model = model.to_owned();
-                let order = delivery::Order { id, model, parcel };
-                return self
-                    .delivery
-                    .try_send(order)
-                    .is_err()
-                    .then_some(Err("busy"));
-            }
-        };
-        Some(match done {
-            Ok(record) => Ok(summary(&record)),
-            Err(error) => {
-                tracing::warn!(model, %error, "a command is not done");
-                Err(refusal(&error))
-            }
-        })
-    }
-
     fn end(&mut self) {
         for (model, kept) in self.settings.models.iter().zip(&self.models) {
             // A model that was never staged has no slot, and must not make one.
@@ -558,29 +476,4 @@ fn retire(old: Option<&InLane>, place: inference::Place) {
 
 fn id(index: usize) -> ModelId {
     ModelId(u16::try_from(index).expect("the number of models is validated"))
-}
-
-/// What a slot holds after a command, JSON.
-fn summary(record: &Record) -> String {
-    let release = |held: Option<&Held>| held.map(|held| held.release);
-    let staged = record.staged.as_ref().map(|staged| &staged.held);
-    serde_json::json!({
-        "model": record.model,
-        "active": release(record.active.as_ref()),
-        "previous": release(record.previous.as_ref()),
-        "staged": release(staged),
-        "trial": record.trial.map(|trial| trial.phase.as_str()),
-    })
-    .to_string()
-}
-
-fn refusal(error: &SlotsError) -> &'static str {
-    match error {
-        SlotsError::NothingStaged => "nothing-staged",
-        SlotsError::NothingBefore => "nothing-before",
-        SlotsError::NotPassed(_) => "not-passed",
-        SlotsError::OnTrial { .. } => "on-trial",
-        SlotsError::Overtaken => "overtaken",
-        _ => "not-stored",
-    }
 }

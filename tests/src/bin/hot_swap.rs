@@ -10,13 +10,9 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
 };
 
+use crossbeam_channel::{Receiver, Sender};
 use quorate::{
     clock::{Clock, Stopwatch},
     inference::{self, Seat},
@@ -136,8 +132,8 @@ fn operate(
     settings: &Settings,
     slots: &Slots,
     files: &[PathBuf; 2],
-    orders: &crossbeam_channel::Sender<keeper::Order>,
-    (swaps, answers): (usize, &AtomicUsize),
+    orders: &Sender<keeper::Order>,
+    (swaps, answered): (usize, &Receiver<()>),
 ) -> Result<(), Failure> {
     let trust = Trust::Keys(settings.model_keys.clone());
     let measured = Measured {
@@ -163,9 +159,7 @@ fn operate(
             force: false,
         };
         orders.send(keeper::Order::Command(CommandId(0), deed))?;
-        while answers.load(Ordering::Relaxed) <= swap {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        answered.recv()?;
     }
     Ok(())
 }
@@ -218,20 +212,81 @@ fn rank(sorted: &[u64], percent: usize) -> u64 {
     sorted.get(at).copied().unwrap_or(0)
 }
 
-fn run(folder: &Path, swaps: &str, period_ms: &str) -> Result<(), Failure> {
-    let (swaps, period_ms): (usize, u64) = (swaps.parse()?, period_ms.parse()?);
-    let (settings, files) = prepare(folder, period_ms)?;
-    let slots = Slots::beside(&folder.join("outbox"));
-    let models = boot::load(&settings, Mode::Run).map_err(|error| error.to_string())?;
+/// The loop of the agent, without its store, link and endpoint.
+struct Machine {
+    agent: Agent,
+    desk: inference::Desk,
+    clock: Clock,
+    watch: Stopwatch,
+    period_ms: u64,
+    seen: Seen,
+    own: VecDeque<Event>,
+    answered: Sender<()>,
+}
+
+impl Machine {
+    fn handle(&mut self, event: Event, actions: &mut Vec<Action>) -> Result<(), Failure> {
+        if matches!(event, Event::Model(ModelEvent::Assigned { .. })) {
+            self.desk.follow();
+        }
+        self.agent.handle(self.clock.now(), event, actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Poll { sensor, .. } => self.own.push_back(Event::Sample {
+                    sensor,
+                    taken: self.clock.now(),
+                    value: Ok(35.0),
+                }),
+                Action::Infer {
+                    model,
+                    lane,
+                    tick,
+                    window,
+                } => self.ask((model, lane), tick, window)?,
+                Action::Store { record } => self.store(&record)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&self, place: inference::Place, tick: Mono, window: Vec<f32>) -> Result<(), Failure> {
+        let asked = self.desk.ask(place, tick, window);
+        asked
+            .then_some(())
+            .ok_or_else(|| "an inference thread takes no more".into())
+    }
+
+    fn store(&mut self, record: &Record) -> Result<(), Failure> {
+        let now_us = self.watch.elapsed_us();
+        if self.seen.note(record, now_us, self.period_ms) && self.seen.swaps > 0 {
+            self.answered.send(())?;
+        }
+        self.own.push_back(Event::Stored {
+            first: record.seq,
+            last: record.seq,
+        });
+        Ok(())
+    }
+}
+
+/// The core and its inference as a start makes them, and the keeper beside.
+fn machine(
+    settings: &Settings,
+    slots: &Slots,
+    period_ms: u64,
+    answered: Sender<()>,
+) -> Result<(Machine, Receiver<Event>, Sender<keeper::Order>), Failure> {
+    let models = boot::load(settings, Mode::Run).map_err(|error| error.to_string())?;
     let (events, received) = crossbeam_channel::bounded(8_192);
-    let place = (ModelId(0), Lane::First);
     let runner = models.runners.into_iter().next().ok_or("no model")?;
     let seat = Seat {
         runner,
         guard: None,
     };
+    let place = (ModelId(0), Lane::First);
     let jobs = inference::spawn("inference", BTreeMap::from([(place, seat)]), &events)?;
-    let (mut desk, changes) = inference::Desk::new(1, &jobs);
+    let (desk, changes) = inference::Desk::new(1, &jobs);
     let options = keeper::Options {
         settings: settings.clone(),
         slots: slots.clone(),
@@ -241,7 +296,7 @@ fn run(folder: &Path, swaps: &str, period_ms: &str) -> Result<(), Failure> {
     let ends = keeper::Ends {
         jobs,
         changes,
-        events: events.clone(),
+        events,
     };
     let (orders, _) = keeper::spawn(options, &models.config.models, ends)?;
     let clock = Clock::real();
@@ -251,60 +306,47 @@ fn run(folder: &Path, swaps: &str, period_ms: &str) -> Result<(), Failure> {
         boot: BootId::default(),
         seed: 1,
     };
-    let mut agent = Agent::recover(models.config, recovered, clock.now());
-    let done = Arc::new(AtomicUsize::new(0));
-    let told = done.clone();
+    let machine = Machine {
+        agent: Agent::recover(models.config, recovered, clock.now()),
+        desk,
+        clock,
+        watch: Stopwatch::start(),
+        period_ms,
+        seen: Seen::default(),
+        own: VecDeque::new(),
+        answered,
+    };
+    Ok((machine, received, orders))
+}
+
+fn run(folder: &Path, swaps: &str, period_ms: &str) -> Result<(), Failure> {
+    let (swaps, period_ms): (usize, u64) = (swaps.parse()?, period_ms.parse()?);
+    let (settings, files) = prepare(folder, period_ms)?;
+    let slots = Slots::beside(&folder.join("outbox"));
+    // Never full: the next exchange comes after the answers to the one before.
+    let (answered, heard) = crossbeam_channel::bounded(2);
+    let (mut machine, received, orders) = machine(&settings, &slots, period_ms, answered)?;
     let operator = std::thread::spawn(move || {
-        operate(&settings, &slots, &files, &orders, (swaps, &told))
+        operate(&settings, &slots, &files, &orders, (swaps, &heard))
             .map_err(|error| error.to_string())
     });
-    let watch = Stopwatch::start();
-    let (mut seen, mut own, mut actions) = (Seen::default(), VecDeque::new(), Vec::new());
+    let mut actions = Vec::new();
     while !operator.is_finished() {
-        let event = match own.pop_front() {
+        let wait = machine.clock.until(machine.agent.next_deadline());
+        let event = match machine.own.pop_front() {
             Some(event) => event,
-            None => received
-                .recv_timeout(clock.until(agent.next_deadline()))
-                .unwrap_or(Event::Tick),
+            None => received.recv_timeout(wait).unwrap_or(Event::Tick),
         };
-        if matches!(event, Event::Model(ModelEvent::Assigned { .. })) {
-            desk.follow();
-        }
-        agent.handle(clock.now(), event, &mut actions);
-        for action in actions.drain(..) {
-            match action {
-                Action::Poll { sensor, .. } => own.push_back(Event::Sample {
-                    sensor,
-                    taken: clock.now(),
-                    value: Ok(35.0),
-                }),
-                Action::Infer {
-                    model,
-                    lane,
-                    tick,
-                    window,
-                } => {
-                    if !desk.ask((model, lane), tick, window) {
-                        return Err("an inference thread takes no more".into());
-                    }
-                }
-                Action::Store { record } => {
-                    if seen.note(&record, watch.elapsed_us(), period_ms) {
-                        done.store(seen.swaps, Ordering::Relaxed);
-                    }
-                    let seq = record.seq;
-                    own.push_back(Event::Stored {
-                        first: seq,
-                        last: seq,
-                    });
-                }
-                _ => {}
-            }
-        }
+        machine.handle(event, &mut actions)?;
     }
     operator.join().map_err(|_| "the operator died")??;
-    let counters = agent.health(clock.now()).counters;
-    report(seen, counters.ticks_missed, counters.inferences_skipped)
+    let now = machine.clock.now();
+    let counters = machine.agent.health(now).counters;
+    report(
+        machine.seen,
+        counters.ticks_missed,
+        counters.inferences_skipped,
+    )
 }
 
 fn report(mut seen: Seen, ticks_missed: u64, skipped: u64) -> Result<(), Failure> {
