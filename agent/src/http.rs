@@ -6,6 +6,7 @@
 //! Invariants: nothing here can delay a vote (the agent only replaces the picture and never waits); at most
 //! `CONNECTIONS_MAX` connections exist and each ends within a bounded time, whatever its client does.
 
+pub mod fetch;
 mod metrics;
 mod recent;
 mod routes;

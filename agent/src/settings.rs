@@ -15,8 +15,10 @@ mod file;
 mod models;
 mod overrides;
 mod sending;
+mod shape;
 mod shown;
 mod sources;
+mod trial;
 mod values;
 mod views;
 
@@ -26,13 +28,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use quorate_core::config::{Config, LinkConfig, OutboxConfig, QuantityConfig};
+use quorate_core::{
+    config::{Config, LinkConfig, ModelConfig, OutboxConfig, QuantityConfig},
+    model::{Impute, Split, TrialRules},
+};
 use quorate_firmware_bridge::{
     chips::{self, BusKind, ChipConfig},
     hwmon::HwmonConfig,
     iio::IioConfig,
     simulated::SimulatedConfig,
 };
+use quorate_models::Missing;
 use thiserror::Error;
 
 use crate::{
@@ -160,7 +166,7 @@ impl Source {
 }
 
 /// One model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// Its name.
     pub id: String,
@@ -168,6 +174,10 @@ pub struct Model {
     pub bundle: PathBuf,
     /// The quantities that feed it, in the order of the manifest.
     pub inputs: Vec<String>,
+    /// What a new file must show before it counts.
+    pub trial: Option<TrialRules>,
+    /// How a new file is compared with the active one, in place of a canary.
+    pub split: Option<Split>,
 }
 
 /// Where results are kept.
@@ -256,6 +266,12 @@ pub struct ModelFacts {
     pub outputs: Vec<String>,
     /// Score above which it raises the alarm.
     pub threshold: Option<f64>,
+    /// How far below it the alarm ends.
+    pub hysteresis: f64,
+    /// Where its outputs lie, in order.
+    pub output_ranges: Vec<Option<(f64, f64)>>,
+    /// What it does without all of its inputs.
+    pub missing: Missing,
 }
 
 /// What a manifest says of one input.
@@ -271,6 +287,8 @@ pub struct InputFacts {
     pub scale: f64,
     /// Values that the model was made for.
     pub range: Option<(f64, f64)>,
+    /// What stands in for it.
+    pub impute: Option<Impute>,
 }
 
 impl Settings {
@@ -311,7 +329,19 @@ impl Settings {
     /// # Errors
     /// A model whose inputs do not fit, or a relation that the core does not accept.
     pub fn core_config(&self, models: &[ModelFacts]) -> Result<Config, SettingsError> {
-        convert::core_config(self, models)
+        shape::core_config(self, models)
+    }
+
+    /// The same of one model, in the place of [`Settings::models`] at `index`.
+    ///
+    /// # Errors
+    /// Inputs that do not fit, or a relation that the core does not accept.
+    pub fn model_config(
+        &self,
+        index: usize,
+        facts: &ModelFacts,
+    ) -> Result<ModelConfig, SettingsError> {
+        shape::model_config(self, index, facts)
     }
 }
 

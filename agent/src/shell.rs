@@ -10,15 +10,16 @@ use std::{collections::VecDeque, thread::JoinHandle, time::Duration};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use quorate_core::{
     agent::Agent,
-    command::{CommandEvent, ReplyTo},
+    command::{CommandEvent, CommandId, Deed, ModelDeed, ReplyTo},
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
+    model::{Lane, ModelEvent},
     record::{self, Body, Record},
     units::{Epoch, ModelId, Mono, SensorId, Seq},
 };
 
 use crate::{
     announcement::Announcement, checkpoint, clock::Clock, command::Desk, execution::Execution,
-    http, inference, mqtt, sensing::Sensing, store, supervisor::Supervisor,
+    http, inference, model::keeper, mqtt, sensing::Sensing, store, supervisor::Supervisor,
 };
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
@@ -31,6 +32,8 @@ const STORE_END: Duration = Duration::from_secs(20);
 const CHECKPOINT_END: Duration = Duration::from_secs(5);
 /// At the end the desk has this long to note which commands ended.
 const DESK_END: Duration = Duration::from_secs(5);
+/// At the end the keeper of the models has this long to note that it came in order.
+const KEEPER_END: Duration = Duration::from_secs(5);
 /// At the end the link has this long to say goodbye.
 const LINK_END: Duration = Duration::from_secs(3);
 
@@ -69,6 +72,9 @@ pub struct Hand<C> {
     pub thread: JoinHandle<()>,
 }
 
+/// The thread that follows the files of the models.
+pub type Keeper = Hand<Sender<keeper::Order>>;
+
 /// All that the loop holds.
 #[derive(Debug)]
 pub struct Shell {
@@ -81,7 +87,9 @@ pub struct Shell {
     /// Samples.
     pub sensing: Box<dyn Poll>,
     /// Models.
-    pub inference: Sender<inference::Question>,
+    pub inference: inference::Desk,
+    /// The files of the models, where there are any that can change.
+    pub keeper: Option<Keeper>,
     /// The outbox on disk.
     pub store: Hand<Sender<store::Command>>,
     /// The broker, where one is configured.
@@ -137,6 +145,9 @@ impl Shell {
                 .pop_front()
                 .unwrap_or_else(|| self.next_event(wall_next));
             let stop = event == Event::Stop;
+            if matches!(event, Event::Model(ModelEvent::Assigned { .. })) {
+                self.inference.follow();
+            }
             self.agent.handle(self.clock.now(), event, &mut actions);
             for action in actions.drain(..) {
                 self.perform(action, &mut own);
@@ -173,17 +184,27 @@ impl Shell {
             Action::Poll { sensor, tick } => self.sensing.poll(sensor, tick, self.clock.now()),
             Action::Infer {
                 model,
+                lane,
                 tick,
                 window,
             } => {
-                let question = inference::Question {
-                    model,
-                    tick,
-                    window,
-                };
-                if self.inference.try_send(question).is_err() {
-                    own.push_back(busy(model, tick));
+                if !self.inference.ask((model, lane), tick, window) {
+                    own.push_back(busy(model, lane, tick));
                 }
+            }
+            Action::ModelStep {
+                model,
+                step,
+                reason,
+                evidence,
+            } => {
+                let step = keeper::Order::Step {
+                    model,
+                    step,
+                    reason,
+                    evidence,
+                };
+                self.tell_keeper(step);
             }
             Action::Store { record } => self.store(&record, own),
             Action::Load {
@@ -284,9 +305,31 @@ impl Shell {
         }
     }
 
+    /// False when it takes no more. What the evidence asks for is asked for again.
+    fn tell_keeper(&self, order: keeper::Order) -> bool {
+        let keeper = self.keeper.as_ref();
+        let told = keeper.is_some_and(|keeper| keeper.commands.try_send(order).is_ok());
+        if !told {
+            tracing::warn!("the keeper of the models takes no more orders");
+        }
+        told
+    }
+
+    /// The keeper answers, now or when a file has come.
+    fn ask_keeper(&self, id: CommandId, deed: ModelDeed, own: &mut VecDeque<Event>) {
+        if !self.tell_keeper(keeper::Order::Command(id, deed)) {
+            let outcome = Err("busy");
+            own.push_back(Event::Command(CommandEvent::Done { id, outcome }));
+        }
+    }
+
     /// What commands from outside ask for.
     fn perform_command(&mut self, action: Action, own: &mut VecDeque<Event>) {
         match action {
+            Action::Execute {
+                id,
+                deed: Deed::Model(deed),
+            } => self.ask_keeper(id, deed, own),
             Action::Execute { id, deed } => {
                 let shown = self.shown(self.clock.now());
                 let outcome = self.execution.execute(&deed, shown, &self.supervisor);
@@ -358,14 +401,21 @@ impl Shell {
         }
         wait(self.store.thread, STORE_END, "store");
         wait(self.checkpoints.end(), CHECKPOINT_END, "checkpoint");
+        if let Some(keeper) = self.keeper {
+            // One that does not hear it counts this start against the files on trial, no more.
+            let _ = keeper.commands.send_timeout(keeper::Order::End, KEEPER_END);
+            wait(keeper.thread, KEEPER_END, "models");
+        }
     }
 }
 
 /// The answer to a window that was not taken.
-fn busy(model: ModelId, tick: Mono) -> Event {
+fn busy(model: ModelId, lane: Lane, tick: Mono) -> Event {
     Event::Inferred {
         model,
+        lane,
         tick,
+        took_us: 0,
         outcome: Err(InferenceFault {
             cause: "busy",
             detail: "the inference thread takes no more windows".into(),

@@ -180,6 +180,15 @@ fn account_parts(picture: &Value, output: &mut impl Write) -> io::Result<()> {
             "model     {}: {state}, score {score} of {threshold}{alarm}",
             text(&model["id"])
         )?;
+        let trial = &model["trial"];
+        if trial.is_object() {
+            let (phase, state) = (text(&trial["phase"]), text(&trial["state"]));
+            write!(
+                output,
+                ", version {} on trial: {phase}, {state}",
+                text(&trial["version"])
+            )?;
+        }
         ended(&model["fault"], &model["retry_ms"], output)?;
     }
     Ok(())
@@ -266,11 +275,11 @@ fn account_quantity(quantity: &Value, output: &mut impl Write) -> io::Result<()>
     Ok(())
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     clean(value.as_str().unwrap_or("?"))
 }
 
@@ -279,7 +288,7 @@ pub(crate) fn clean(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-fn number(value: &Value) -> String {
+pub(crate) fn number(value: &Value) -> String {
     match (value.as_u64(), value.as_f64()) {
         (Some(whole), _) => whole.to_string(),
         (None, Some(real)) => format!("{real:.3}"),

@@ -8,6 +8,7 @@
 mod commanding;
 mod delivery;
 mod memory;
+mod modelling;
 mod picture;
 mod telling;
 
@@ -21,14 +22,14 @@ use crate::{
     command::Commands,
     config::{Config, Recovered},
     device::Devices,
-    event::{Action, Event, InferenceFault, ProbeFault, Worker},
+    event::{Action, Event, ProbeFault, Worker},
     gone::{Gone, Loss},
     health::Counters,
-    infer::{Model, Step},
     link::Link,
+    model::{Answer, Model},
     outbox::Outbox,
     quantity::{Change, Quantity},
-    record::{Body, InputSummary, Occurrence},
+    record::{Body, Occurrence},
     sensor::Sensor,
     units::{BootId, Epoch, ModelId, Mono, SensorId, WallAnchor},
     vitals::{Debts, Vitals},
@@ -147,9 +148,19 @@ impl Agent {
             } => self.take_sample(now, sensor, taken, value, actions),
             Event::Inferred {
                 model,
+                lane,
                 tick,
+                took_us,
                 outcome,
-            } => self.take_inference(now, model, tick, outcome, actions),
+            } => {
+                let answer = Answer {
+                    lane,
+                    tick,
+                    took_us,
+                    outcome,
+                };
+                self.take_inference(now, model, answer, actions);
+            }
             Event::Stored { first, last } => self.take_stored(now, (first, last), actions),
             Event::StoreFailed { first, last, fault } => {
                 self.counters.store_faults += 1;
@@ -196,7 +207,7 @@ impl Agent {
             Event::Command(event) => self.take_command_event(now, event, actions),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
-            Event::ModelChanged(change) => self.tell_model_change(now, change, actions),
+            Event::Model(event) => self.take_model_event(now, event, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
             Event::Stop => self.stop(now, actions),
         }
@@ -220,6 +231,7 @@ impl Agent {
         if now >= self.checkpoint_next {
             self.save(now, actions);
         }
+        self.advance_trials(now, actions);
         self.advance_commands(now, actions);
         self.outbox.advance(now, self.link_is_up(), actions);
         if now >= self.vitals.next_deadline() {
@@ -299,42 +311,6 @@ impl Agent {
         self.changes = changes;
     }
 
-    /// A model takes a row at the ticks of its slowest input.
-    fn advance_models(&mut self, now: Mono, tick: Mono, actions: &mut Vec<Action>) {
-        for index in 0..self.models.len() {
-            let inputs = &self.models[index].config().inputs;
-            let slowest = inputs
-                .iter()
-                .map(|input| input.quantity)
-                .max_by_key(|quantity| {
-                    (
-                        self.quantities[quantity.index()].config().period_ms,
-                        core::cmp::Reverse(*quantity),
-                    )
-                });
-            if slowest.is_none_or(|quantity| self.quantities[quantity.index()].tick != Some(tick)) {
-                continue;
-            }
-            let votes: Vec<_> = inputs
-                .iter()
-                .map(|input| self.quantities[input.quantity.index()].vote.value)
-                .collect();
-            let summary = |input: &crate::config::ModelInput| {
-                let quantity = &self.quantities[input.quantity.index()];
-                InputSummary {
-                    quantity: input.quantity,
-                    quality: quantity.quality(),
-                    excluded: quantity.excluded(),
-                }
-            };
-            let summaries = inputs.iter().map(summary).collect();
-            let before = self.models[index].state;
-            let step = self.models[index].advance(now, tick, &votes, summaries, actions);
-            self.counters.inferences_skipped += u64::from(step == Step::Skipped);
-            self.tell_model(tick, index, before, None, actions);
-        }
-    }
-
     fn take_sample(
         &mut self,
         now: Mono,
@@ -361,42 +337,6 @@ impl Agent {
                 ..Occurrence::default()
             };
             self.tell(now, occurrence, actions);
-        }
-    }
-
-    fn take_inference(
-        &mut self,
-        now: Mono,
-        model: ModelId,
-        tick: Mono,
-        outcome: Result<Vec<f32>, InferenceFault>,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(state) = self.models.get_mut(model.index()) else {
-            return;
-        };
-        let (before, alarm_before) = (state.state, state.alarm);
-        match state.answer(now, tick, outcome, &mut self.random) {
-            None => {}
-            Some(Ok(inference)) => {
-                self.counters.inferences += 1;
-                let alarm = inference.alarm;
-                self.record(tick, Body::Inference(inference), actions);
-                self.tell_model(now, model.index(), before, None, actions);
-                if alarm != alarm_before {
-                    let occurrence = Occurrence {
-                        what: "alarm",
-                        subject: self.config.models[model.index()].id.clone(),
-                        to: Some(if alarm { "raised" } else { "cleared" }),
-                        ..Occurrence::default()
-                    };
-                    self.tell(tick, occurrence, actions);
-                }
-            }
-            Some(Err(fault)) => {
-                self.counters.inference_faults += 1;
-                self.tell_model(now, model.index(), before, Some(fault), actions);
-            }
         }
     }
 

@@ -9,6 +9,7 @@ mod validate;
 use alloc::{string::String, vec::Vec};
 
 use crate::{
+    model::{Impute, Missing, Split, TrialRules},
     units::{BootId, Epoch, QuantityId, SensorId},
     vote::{CHANNELS_MAX, Kind, OnQuorumLoss, OnSplit, Vote},
 };
@@ -111,7 +112,7 @@ pub struct QuantityConfig {
 }
 
 /// One model, as its manifest describes it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelConfig {
     /// Its name.
     pub id: String,
@@ -127,6 +128,18 @@ pub struct ModelConfig {
     pub outputs: Vec<String>,
     /// Score above which the inference raises an alarm, where the manifest gives one.
     pub threshold: Option<f64>,
+    /// The alarm ends when the score is not above the threshold less this; finite, at least 0.
+    pub hysteresis: f64,
+    /// Where the outputs lie, in their order; a range that is not there limits nothing.
+    pub output_ranges: Vec<Option<(f64, f64)>>,
+    /// What it does without all of its inputs.
+    pub missing: Missing,
+    /// One of its inputs has a single sensor, so that its votes are never better than uncertain.
+    pub single_sensor: bool,
+    /// What a new file must show, where the configuration asks for it.
+    pub trial: Option<TrialRules>,
+    /// How a new file is compared, where the configuration asks for that in place of a canary.
+    pub split: Option<Split>,
 }
 
 /// One input of a model.
@@ -138,8 +151,10 @@ pub struct ModelInput {
     pub mean: f64,
     /// Divides what is left; finite and above 0.
     pub scale: f64,
-    /// Values outside this range make the model abstain.
+    /// A value outside this range is as good as none.
     pub range: Option<(f64, f64)>,
+    /// What stands in for it, where the model imputes.
+    pub impute: Option<Impute>,
 }
 
 /// How records are sent.

@@ -10,6 +10,7 @@ use crate::{
     certificate::Role,
     checkpoint::Checkpoint,
     command::{CommandEvent, CommandId, Deed, ReplyTo},
+    model::{Lane, ModelEvent, ModelStep},
     record::Record,
     units::{BatchId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
@@ -32,8 +33,12 @@ pub enum Event {
     Inferred {
         /// Which model.
         model: ModelId,
+        /// Which of its files, as in the action.
+        lane: Lane,
         /// The tick that the input window ended with, as in the action.
         tick: Mono,
+        /// How long the runner took, in microseconds.
+        took_us: u64,
         /// One value per configured output, or why there is none.
         outcome: Result<Vec<f32>, InferenceFault>,
     },
@@ -136,8 +141,8 @@ pub enum Event {
     },
     /// What the wall clock says; sent at start, regularly, and when it stepped.
     Wall(WallAnchor),
-    /// Another file is run for a model since the start before; comes again after a start that did not end in order.
-    ModelChanged(ModelChange),
+    /// Something of the files of a model.
+    Model(ModelEvent),
     /// A worker ended that should not have.
     WorkerDied {
         /// Which one.
@@ -149,13 +154,14 @@ pub enum Event {
     Stop,
 }
 
-/// Another file is run for a model.
+/// Something that is to be told of the files of a model; what a start tells comes again after one that did not end in
+/// order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelChange {
     /// Which model.
     pub model: ModelId,
-    /// It went back to the file before; else it was promoted.
-    pub rolled_back: bool,
+    /// What happened, such as `model-promoted` or `model-rolled-back`.
+    pub what: &'static str,
     /// Why, in one kebab-case word.
     pub cause: &'static str,
     /// From what to what, in words, bounded.
@@ -321,10 +327,23 @@ pub enum Action {
     Infer {
         /// Which model.
         model: ModelId,
+        /// Which of its files.
+        lane: Lane,
         /// The tick that the window ends with.
         tick: Mono,
         /// The window, row by row (oldest first), one column per input, preprocessed.
         window: Vec<f32>,
+    },
+    /// Make a step in the life of a model durable; answered by [`Event::Model`].
+    ModelStep {
+        /// Which model.
+        model: ModelId,
+        /// The step.
+        step: ModelStep,
+        /// Which rule asks for it, in one kebab-case word.
+        reason: &'static str,
+        /// The evidence in words, bounded.
+        evidence: String,
     },
     /// Put a record into the outbox, in the form that [`crate::record::encode`] gives it; answered by
     /// [`Event::Stored`] or [`Event::StoreFailed`].

@@ -7,6 +7,7 @@ use alloc::{string::String, vec::Vec};
 use crate::{
     command::Refused,
     event::StoreReport,
+    model::TrialHealth,
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
 };
@@ -127,7 +128,7 @@ pub struct ModelHealth {
     pub version: String,
     /// Its digest.
     pub digest: String,
-    /// `filling`, `running`, `abstaining` or `failed`.
+    /// `filling`, `running`, `abstaining`, `failed`, or `standby` while the model that it stands in for answers.
     pub state: &'static str,
     /// Since when.
     pub since: Mono,
@@ -141,6 +142,8 @@ pub struct ModelHealth {
     pub fault: Option<String>,
     /// When it is tried again, while it is failed.
     pub retry: Option<Mono>,
+    /// The evidence for a new file, while one is on trial.
+    pub trial: Option<TrialHealth>,
 }
 
 /// The store.

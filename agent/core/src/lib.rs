@@ -23,6 +23,7 @@ mod gone;
 pub mod health;
 mod infer;
 mod link;
+pub mod model;
 mod outbox;
 mod quantity;
 mod ranges;

@@ -9,6 +9,7 @@ use quorate_core::{
         CertificateHealth, Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth,
         StoreHealth,
     },
+    model::TrialHealth,
     record::time_text,
     units::{Mono, WallAnchor},
     vote::Quality,
@@ -126,7 +127,7 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
         ));
     }
     for model in &health.models {
-        let well = matches!(model.state, "running" | "filling");
+        let well = matches!(model.state, "running" | "filling" | "standby");
         checks.push(check(
             format!("model:{}", model.id),
             warns_unless(well),
@@ -295,6 +296,28 @@ fn model_json(now: Mono, model: &ModelHealth) -> Value {
         "alarm": model.alarm,
         "fault": model.fault,
         "retry_ms": retry_ms(now, model.retry),
+        "trial": model.trial.as_ref().map(|trial| trial_json(now, trial)),
+    })
+}
+
+fn trial_json(now: Mono, trial: &TrialHealth) -> Value {
+    json!({
+        "phase": trial.phase,
+        "version": trial.version,
+        "digest": trial.digest,
+        "since_ms": now.since_ms(trial.since),
+        "left_ms": trial.until.map(|until| until.since_ms(now)),
+        "state": trial.state,
+        "rule": trial.rule,
+        "answers": trial.answers,
+        "errors": trial.errors,
+        "skipped": trial.skipped,
+        "pairs": trial.pairs,
+        "disagreement": trial.disagreement,
+        "difference": trial.difference,
+        "latency_p99_us": trial.latency_p99_us,
+        "inputs_good": trial.inputs_good,
+        "drift": trial.drift,
     })
 }
 

@@ -66,6 +66,7 @@ fn sample() -> Health {
             alarm: true,
             fault: None,
             retry: None,
+            trial: None,
         }],
         store: StoreHealth {
             state: "ok",

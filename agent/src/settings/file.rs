@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue, Deserializer},
 };
 
-use super::{SettingsError, chip_source::SensorSource, overrides, shown};
+use super::{SettingsError, chip_source::SensorSource, overrides, shown, trial};
 
 /// A text and its name.
 #[derive(Clone, Copy, Debug)]
@@ -395,6 +395,8 @@ pub(super) struct Model {
     pub(super) id: Spanned<String>,
     pub(super) bundle: String,
     pub(super) inputs: Vec<Spanned<String>>,
+    pub(super) trial: Option<trial::Trial>,
+    pub(super) ab: Option<trial::Ab>,
 }
 
 #[derive(Debug, Deserialize)]

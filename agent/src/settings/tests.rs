@@ -86,9 +86,13 @@ fn a_model_must_see_the_ticks_that_it_was_trained_on() {
             mean: 0.0,
             scale: 1.0,
             range: None,
+            impute: None,
         }],
         outputs: vec!["score".into()],
         threshold: None,
+        hysteresis: 0.0,
+        output_ranges: vec![None],
+        missing: quorate_models::Missing::Abstain,
     };
     assert!(settings.core_config(&[facts(1_000)]).is_ok());
     let error = settings.core_config(&[facts(500)]).unwrap_err().to_string();
@@ -167,7 +171,8 @@ fn keys_may_command_and_nobody_else() {
         "{}",
         settings.shown
     );
-    let commands = "ping, status, config-get, replay, sensor-reset, log-level, restart";
+    let commands = "ping, status, config-get, replay, sensor-reset, log-level, restart, model-stage, model-chunk, model-promote, \
+                    model-rollback, model-downgrade, model-force";
     let wrong = keys("allow = [\"halt\"]").unwrap_err();
     let expected = format!(
         "q.toml:34:10: command_keys[0].allow[0]: expected one of [{commands}], found `halt`"

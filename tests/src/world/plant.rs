@@ -72,6 +72,7 @@ pub(crate) fn config(quantities: usize, (outbox, link): (OutboxConfig, LinkConfi
         mean: 40.0,
         scale: 10.0,
         range: Some((-40.0, 140.0)),
+        impute: None,
     };
     Config {
         status_codes: true,
@@ -86,6 +87,7 @@ pub(crate) fn config(quantities: usize, (outbox, link): (OutboxConfig, LinkConfi
             inputs: vec![input(0), input(1)],
             outputs: vec!["score".into()],
             threshold: Some(0.9),
+            ..ModelConfig::default()
         }],
         outbox,
         link: Some(link),

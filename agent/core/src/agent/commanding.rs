@@ -173,7 +173,11 @@ impl Agent {
                 let outcome = self.reset_sensor(&sensor, actions);
                 self.conclude_command(now, id, outcome, actions);
             }
-            Deed::Status | Deed::ConfigGet | Deed::LogLevel(_) | Deed::Restart { .. } => {
+            Deed::Status
+            | Deed::ConfigGet
+            | Deed::LogLevel(_)
+            | Deed::Restart { .. }
+            | Deed::Model(_) => {
                 actions.push(Action::Execute { id, deed });
             }
         }

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use super::Agent;
 use crate::{
     health::{CommandsHealth, Condition, Health, SensorHealth},
-    infer::Model,
     units::{Mono, QuantityId},
     vote::{ChannelView, Quality, Vote, VoteView},
 };
@@ -63,7 +62,7 @@ impl Agent {
                 .iter()
                 .map(|quantity| quantity.health(&self.config.sensors))
                 .collect(),
-            models: self.models.iter().map(Model::health).collect(),
+            models: self.models.iter().map(|model| model.health(now)).collect(),
             store: self.outbox.health(),
             link: self.link.as_ref().map(|link| {
                 let delivery = self.outbox.delivery_health(self.told.delivery_since);
@@ -94,7 +93,7 @@ impl Agent {
         let models = health
             .models
             .iter()
-            .all(|model| matches!(model.state, "filling" | "running"));
+            .all(|model| matches!(model.state, "filling" | "running" | "standby"));
         let sensors = health.sensors.iter().all(|sensor| sensor.fault.is_none());
         let delivery = health
             .link
