@@ -299,6 +299,7 @@ impl<'a, W: Write> Replay<'a, W> {
                 window,
             } => Ok(Some(self.infer(model, tick, &window))),
             Action::Poll { .. }
+            | Action::Recover { .. }
             | Action::Load { .. }
             | Action::Recall { .. }
             | Action::Execute { .. }

@@ -13,12 +13,12 @@ use quorate_core::{
     command::{CommandEvent, ReplyTo},
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
     record::{self, Record},
-    units::{Epoch, ModelId, Mono, SensorId, Seq},
+    units::{BusId, Epoch, ModelId, Mono, SensorId, Seq},
 };
 
 use crate::{
     announcement::Announcement, checkpoint, clock::Clock, command::Desk, execution::Execution,
-    http, inference, mqtt, sensing::Sensing, store, supervisor::Supervisor,
+    http, inference, mqtt, sensing::Sensing, store, supervisor::Supervisor, timing::BusTiming,
 };
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
@@ -44,11 +44,19 @@ pub trait Poll: std::fmt::Debug + Send {
 
     /// Questions that were dropped because their bus was busy.
     fn dropped(&self) -> u64;
+
+    /// Resets a bus; the answer comes as an event.
+    fn recover(&mut self, _bus: BusId, _name: &str) {}
+
+    /// How punctual each bus is.
+    fn timing(&self) -> Vec<BusTiming> {
+        Vec::new()
+    }
 }
 
 impl Poll for Sensing {
-    fn poll(&mut self, sensor: SensorId, _tick: Mono, _now: Mono) {
-        Sensing::poll(self, sensor);
+    fn poll(&mut self, sensor: SensorId, tick: Mono, _now: Mono) {
+        Sensing::poll(self, sensor, tick);
     }
 
     fn reopen(&mut self, sensor: SensorId) {
@@ -57,6 +65,14 @@ impl Poll for Sensing {
 
     fn dropped(&self) -> u64 {
         Sensing::dropped(self)
+    }
+
+    fn recover(&mut self, bus: BusId, name: &str) {
+        Sensing::recover(self, bus, name);
+    }
+
+    fn timing(&self) -> Vec<BusTiming> {
+        Sensing::timing(self)
     }
 }
 
@@ -171,6 +187,7 @@ impl Shell {
     fn perform(&mut self, action: Action, own: &mut VecDeque<Event>) {
         match action {
             Action::Poll { sensor, tick } => self.sensing.poll(sensor, tick, self.clock.now()),
+            Action::Recover { bus } => self.recover(bus),
             Action::Infer {
                 model,
                 tick,
@@ -235,6 +252,12 @@ impl Shell {
             | Action::Reply { .. }
             | Action::Settled { .. }
             | Action::Restart) => self.perform_command(action, own),
+        }
+    }
+
+    fn recover(&mut self, bus: BusId) {
+        if let Some(config) = self.agent.config().guard.buses.get(bus.index()) {
+            self.sensing.recover(bus, &config.id);
         }
     }
 
@@ -322,6 +345,7 @@ impl Shell {
             wall: self.clock.wall(),
             epoch: self.epoch,
             polls_dropped: self.sensing.dropped(),
+            timing: self.sensing.timing(),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod commanding;
 mod delivery;
+mod guarding;
 mod memory;
 mod picture;
 mod telling;
@@ -23,6 +24,7 @@ use crate::{
     device::Devices,
     event::{Action, Event, InferenceFault, ProbeFault, Worker},
     gone::{Gone, Loss},
+    guard::Guards,
     health::Counters,
     infer::{Model, Step},
     link::Link,
@@ -55,6 +57,7 @@ pub struct Agent {
     link: Option<Link>,
     vitals: Vitals,
     polled_since: Option<Mono>,
+    guards: Guards,
     counters: Counters,
     changes: Vec<Change>,
     checkpoint_next: Mono,
@@ -101,6 +104,7 @@ impl Agent {
             link: config.link.map(|link| Link::new(link, now)),
             vitals: Vitals::new(config.vitals, now),
             polled_since: None,
+            guards: Guards::new(&config.guard, config.sensors.len(), now),
             counters: Counters::default(),
             changes: Vec::new(),
             checkpoint_next: now.plus_ms(checkpoint::PERIOD_MS),
@@ -145,6 +149,7 @@ impl Agent {
                 taken,
                 value,
             } => self.take_sample(now, sensor, taken, value, actions),
+            Event::Recovered { bus, outcome } => self.take_recovery(now, bus, outcome, actions),
             Event::Inferred {
                 model,
                 tick,
@@ -206,11 +211,7 @@ impl Agent {
     }
 
     fn advance(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        for quantity in &mut self.quantities {
-            if quantity.poll(now, actions) && self.polled_since.is_none() {
-                self.polled_since = Some(now);
-            }
-        }
+        self.poll(now, actions);
         if let Some(link) = &mut self.link {
             if link.wants_failback(now) && self.outbox.drain() {
                 link.return_to_preferred(actions);
@@ -344,6 +345,7 @@ impl Agent {
         actions: &mut Vec<Action>,
     ) {
         self.polled_since = None;
+        self.note_answer(now, sensor, value.map(|_| ()), actions);
         let Some(state) = self.sensors.get_mut(sensor.index()) else {
             return;
         };

@@ -4,8 +4,8 @@
 
 use quorate_core::{
     config::{
-        Config, ConfigError, ModelConfig, ModelInput, OutboxConfig, QuantityConfig, SensorConfig,
-        VitalsConfig,
+        Config, ConfigError, GuardConfig, ModelConfig, ModelInput, OutboxConfig, QuantityConfig,
+        SensorConfig, VitalsConfig,
     },
     units::{QuantityId, SensorId},
     vote,
@@ -14,7 +14,7 @@ use toml::Spanned;
 
 use super::{
     Model, ModelFacts, Sensor, Settings, SettingsError, commands, delivery, file, file::Origins,
-    models, sources, values, views,
+    guard, models, sources, values, views,
 };
 
 /// Period of a quantity unless it is told otherwise, in milliseconds.
@@ -355,6 +355,7 @@ fn bare(sensors: &[Sensor]) -> Config {
         outbox: OutboxConfig::default(),
         link: None,
         vitals: VitalsConfig::default(),
+        guard: GuardConfig::default(),
     }
 }
 
@@ -370,6 +371,7 @@ impl Settings {
                 .as_ref()
                 .map_or_else(OutboxConfig::default, |mqtt| mqtt.outbox.clone()),
             link: self.mqtt.as_ref().map(|mqtt| mqtt.link),
+            guard: guard::guard(&self.sensors, &self.buses),
             ..bare(&self.sensors)
         }
     }

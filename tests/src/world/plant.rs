@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use quorate_core::{
     config::{
-        Config, ConfirmBy, LinkConfig, ModelConfig, ModelInput, Order, OutboxConfig,
+        Config, ConfirmBy, GuardConfig, LinkConfig, ModelConfig, ModelInput, Order, OutboxConfig,
         QuantityConfig, SensorConfig, VitalsConfig,
     },
     event::ProbeFault,
@@ -90,6 +90,7 @@ pub(crate) fn config(quantities: usize, (outbox, link): (OutboxConfig, LinkConfi
         outbox,
         link: Some(link),
         vitals: VitalsConfig::default(),
+        guard: GuardConfig::default(),
     }
 }
 
@@ -143,6 +144,7 @@ pub(crate) fn sample(
             answer.value = Err(ProbeFault {
                 cause: "no-acknowledge",
                 permanent,
+                reach: quorate_core::event::Reach::Device,
             });
         }
         SensorFault::Silent => return None,
