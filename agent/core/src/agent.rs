@@ -166,10 +166,7 @@ impl Agent {
                 records,
             } => self.take_records(now, (after, through), records, actions),
             Event::Checkpoint(checkpoint) => self.restore(now, &checkpoint, actions),
-            Event::LoadFailed { .. } => {
-                self.counters.store_faults += 1;
-                self.outbox.load_failed(now);
-            }
+            Event::LoadFailed { .. } => self.note_load_failure(now),
             Event::StoreReport(report) => self.outbox.report = report,
             Event::RecordsGone {
                 first,
@@ -208,6 +205,11 @@ impl Agent {
         self.tell_gone(now, actions);
         self.advance(now, actions);
         self.tell_delivery(now, actions);
+    }
+
+    fn note_load_failure(&mut self, now: Mono) {
+        self.counters.store_faults += 1;
+        self.outbox.load_failed(now);
     }
 
     fn advance(&mut self, now: Mono, actions: &mut Vec<Action>) {

@@ -6,8 +6,8 @@
 use quorate_core::{
     command::Refused,
     health::{
-        CertificateHealth, Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth,
-        StoreHealth,
+        BusHealth, CertificateHealth, Counters, Health, LinkHealth, ModelHealth, QuantityHealth,
+        SensorHealth, StoreHealth,
     },
     record::time_text,
     units::{Mono, WallAnchor},
@@ -117,22 +117,8 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
             detail,
         ));
     }
-    for sensor in &health.sensors {
-        let detail = sensor.fault.unwrap_or("ok");
-        checks.push(check(
-            format!("sensor:{}", sensor.id),
-            warns_unless(sensor.fault.is_none()),
-            detail,
-        ));
-    }
-    for bus in &health.buses {
-        let detail = [bus.cause, bus.remedy.as_deref()];
-        checks.push(check(
-            format!("bus:{}", bus.id),
-            warns_unless(bus.state == "closed"),
-            with(bus.state, detail[0].and(detail[1]).or(detail[0])),
-        ));
-    }
+    checks.extend(health.sensors.iter().map(sensor_check));
+    checks.extend(health.buses.iter().map(bus_check));
     for model in &health.models {
         let well = matches!(model.state, "running" | "filling");
         checks.push(check(
@@ -168,6 +154,23 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
         ));
     }
     checks
+}
+
+fn sensor_check(sensor: &SensorHealth) -> Check {
+    let well = sensor.fault.is_none();
+    let verdict = if well { Verdict::Pass } else { Verdict::Warn };
+    check(
+        format!("sensor:{}", sensor.id),
+        verdict,
+        sensor.fault.unwrap_or("ok"),
+    )
+}
+
+fn bus_check(bus: &BusHealth) -> Check {
+    let well = bus.state == "closed";
+    let verdict = if well { Verdict::Pass } else { Verdict::Warn };
+    let detail = bus.remedy.as_deref().or(bus.cause);
+    check(format!("bus:{}", bus.id), verdict, with(bus.state, detail))
 }
 
 /// The parts that are not well.
