@@ -219,7 +219,7 @@ pub(super) fn picture(device: &str, version: &str, snapshot: &Snapshot) -> Value
         "device": device,
         "version": version,
         "boot": snapshot.boot.to_string(),
-        "epoch": format!("{:016x}", snapshot.shown.epoch.0),
+        "epoch": snapshot.shown.epoch.0,
         "wall_unix_ms": snapshot.shown.wall.unix_ms,
         "wall_synced": snapshot.shown.wall.synced,
         "picture_age_ms": u64::try_from(snapshot.published.elapsed().as_millis()).unwrap_or(u64::MAX),
