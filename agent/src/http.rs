@@ -31,6 +31,8 @@ use quorate_core::{
 };
 use tokio::sync::{Semaphore, watch};
 
+use crate::timing::BusTiming;
+
 /// Most connections at one time; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 64;
 /// Most bytes of a request's line and headers.
@@ -94,6 +96,8 @@ pub struct Shown {
     pub epoch: Epoch,
     /// Samples that were not asked for because their bus was busy.
     pub polls_dropped: u64,
+    /// How punctual each bus is.
+    pub timing: Vec<BusTiming>,
 }
 
 /// One picture of the agent, with what gives its times a meaning.
