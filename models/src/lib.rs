@@ -42,8 +42,9 @@ pub use golden::{
     Tolerance,
 };
 pub use manifest::{
-    Budgets, Figures, Input, Kind, MANIFEST_BYTES_MAX, MODEL_BYTES_MAX, Manifest, ManifestError,
-    Output, Preprocessing, QUANTILES, Reference, Training, WINDOW_ELEMENTS_MAX, Window,
+    Budgets, Figures, Impute, Input, Kind, MANIFEST_BYTES_MAX, MODEL_BYTES_MAX, Manifest,
+    ManifestError, Missing, Output, Preprocessing, QUANTILES, Reference, Training,
+    WINDOW_ELEMENTS_MAX, Window,
 };
 pub use operators::OperatorRefusal;
 pub use package::{Package, PackageError, Verdict};

@@ -13,8 +13,10 @@ use crate::digest::Digest;
 
 mod check;
 mod file;
+mod missing;
 mod reference;
 
+pub use missing::{Impute, Missing};
 pub use reference::{QUANTILES, Reference};
 
 /// Largest `manifest.toml`, bytes. The one that ships has about 2 KiB.
@@ -94,6 +96,8 @@ pub struct Manifest {
     pub preprocessing: Preprocessing,
     /// What the model gives, in order. The first is the score. Never empty.
     pub outputs: Vec<Output>,
+    /// What the model does without all of its inputs.
+    pub missing: Missing,
     /// What the model may cost on the device.
     pub budgets: Budgets,
     /// How the model was made and how well it does.
@@ -202,6 +206,8 @@ pub struct Input {
     pub scale: f64,
     /// How it is distributed where all is well, for the drift monitors.
     pub drift: Option<Reference>,
+    /// What stands in for it, with [`Missing::Impute`].
+    pub impute: Option<Impute>,
 }
 
 /// What is done to a value before it enters the tensor. The core does it, not this crate.
@@ -225,6 +231,10 @@ pub struct Output {
     pub threshold: Option<f64>,
     /// How it is distributed where all is well, for the drift monitors.
     pub drift: Option<Reference>,
+    /// What was above the threshold stays an anomaly until it is not above the threshold less this; 0 or more.
+    pub hysteresis: f64,
+    /// Where the number lies; one outside is told of. Low < high.
+    pub range: Option<[f64; 2]>,
 }
 
 /// How the model was made and how it scores.
@@ -350,6 +360,7 @@ impl Manifest {
             inputs,
             preprocessing,
             outputs,
+            missing: Missing::from(file.missing),
             budgets: Budgets {
                 load_ms_max: file.budgets.load_ms_max,
                 p99_us_max: file.budgets.p99_us_max,
@@ -368,6 +379,7 @@ impl From<file::Input> for Input {
             range,
             mean,
             scale,
+            impute,
         } = file;
         Input {
             quantity,
@@ -376,6 +388,7 @@ impl From<file::Input> for Input {
             mean,
             scale,
             drift: None,
+            impute: impute.map(Impute::from),
         }
     }
 }
@@ -386,12 +399,16 @@ impl From<file::Output> for Output {
             name,
             meaning,
             threshold,
+            hysteresis,
+            range,
         } = file;
         Output {
             name,
             meaning,
             threshold,
             drift: None,
+            hysteresis: hysteresis.unwrap_or(0.0),
+            range,
         }
     }
 }

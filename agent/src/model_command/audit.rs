@@ -16,7 +16,7 @@ use crate::{
 /// # Errors
 /// Status 1 when no agent answers there.
 pub(super) fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
-    let (picture, _) = status::picture(address).map_err(Outcome::failed)?;
+    let picture = status::ask_json(address, "/api/v1/status").map_err(Outcome::failed)?;
     let none = Vec::new();
     let models = picture["models"].as_array().unwrap_or(&none);
     for model in models {

@@ -8,7 +8,7 @@ use quorate_core::config::{DriftConfig, QuantityConfig};
 use quorate_models::package::KEY_ID_BYTES_MAX;
 use toml::Spanned;
 
-use super::{Model, ModelFacts, SettingsError, convert::Places, file};
+use super::{Model, ModelFacts, SettingsError, convert::Places, file, trial};
 use crate::{command::PublicKey, model::trust::ModelKey};
 
 /// Days between two false alarms of drift, where the configuration says nothing.
@@ -76,6 +76,14 @@ pub(super) fn models(
             bundle: base.join(&model.bundle),
             inputs: model.inputs.into_iter().map(Spanned::into_inner).collect(),
             drift_false_alarm_days: days,
+            trial: model
+                .trial
+                .map(|table| trial::rules(places, &key, table))
+                .transpose()?,
+            split: model
+                .ab
+                .map(|table| trial::split(places, &key, table))
+                .transpose()?,
         });
     }
     Ok(known)
