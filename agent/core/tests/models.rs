@@ -223,6 +223,7 @@ mod tests {
             canary_ms: 3_000,
             answers_min: 3,
             disagreement_max: 1.0,
+            errors_share_max: 1.0,
             promotes: true,
             ..TrialRules::default()
         };
