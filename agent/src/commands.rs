@@ -24,7 +24,7 @@ use signal_hook::{
 use crate::{
     assembly::{self, Parts},
     clock::Clock,
-    explain, logging,
+    events_command, explain, logging,
     model::{
         boot::{self, Mode, Models},
         keeper,
@@ -324,6 +324,14 @@ pub fn vote_explain(
 /// Status 1 when there is no agent, or it does not answer.
 pub fn status(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
     status_client::run(address, json, output).map_err(Outcome::failed)
+}
+
+/// `quorate events`: what happened lately.
+///
+/// # Errors
+/// Status 1 when there is no agent, or it does not answer.
+pub fn events(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
+    events_command::run(address, json, output).map_err(Outcome::failed)
 }
 
 /// `quorate outbox stat`.

@@ -251,7 +251,7 @@ fn step(
 fn status(config: &Path, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
     let (settings, slots) = device(config)?;
     // Without an agent there is no evidence; the slots say the rest.
-    let picture = status_client::picture(settings.http.listen).ok();
+    let picture = status_client::ask_json(settings.http.listen, "/api/v1/status").ok();
     for model in &settings.models {
         let record = slots.read(&model.id)?;
         let running = picture.as_ref().and_then(|it| evidence::of(it, &model.id));

@@ -301,6 +301,7 @@ impl<'a, W: Write> Replay<'a, W> {
                 window,
             } => Ok(Some(self.infer(model, lane, tick, &window))),
             Action::Poll { .. }
+            | Action::Recover { .. }
             | Action::Load { .. }
             | Action::Recall { .. }
             | Action::ModelStep { .. }

@@ -12,8 +12,10 @@ mod commands;
 mod convert;
 mod delivery;
 mod file;
+mod guard;
 mod models;
 mod overrides;
+mod own_sources;
 mod sending;
 mod shape;
 mod shown;
@@ -36,13 +38,18 @@ use quorate_firmware_bridge::{
     chips::{self, BusKind, ChipConfig},
     hwmon::HwmonConfig,
     iio::IioConfig,
+    linux::serial::Parity,
+    modbus::ModbusConfig,
+    one_wire::OneWireConfig,
     simulated::SimulatedConfig,
+    thermal::ThermalConfig,
 };
 use quorate_models::Missing;
 use thiserror::Error;
 
 use crate::{
     command::Keyring,
+    feed::{self, program, socket},
     live,
     model::trust::ModelKey,
     mqtt::{BrokerUrl, Encoding, Protocol},
@@ -106,10 +113,18 @@ pub struct Bus {
     pub id: String,
     /// What hangs on it.
     pub kind: BusKind,
-    /// Its device file.
+    /// Its device file; empty for a connection.
     pub path: PathBuf,
+    /// Where a connection goes to.
+    pub address: Option<SocketAddr>,
+    /// Parity of a serial line.
+    pub parity: Parity,
+    /// Time for one request, in milliseconds.
+    pub timeout_ms: u64,
     /// Speed of a serial line, in baud.
     pub baud: u32,
+    /// Whether its driver may be bound anew when nothing on it answers.
+    pub rebind: bool,
 }
 
 /// One sensor.
@@ -131,7 +146,12 @@ pub enum Source {
     /// A column of a trace, in `quorate replay` alone.
     Replay,
     /// A made-up signal, for trials.
-    Simulated(SimulatedConfig),
+    Simulated {
+        /// What it shares a thread with.
+        bus: String,
+        /// The signal.
+        config: SimulatedConfig,
+    },
     /// The kernel's hardware monitoring.
     Hwmon(HwmonConfig),
     /// The kernel's industrial I/O.
@@ -144,6 +164,33 @@ pub enum Source {
         channel: u8,
         /// Period that the microcontroller is asked to sample it with, in microseconds.
         period_us: Option<u32>,
+    },
+    /// A thermal zone of the kernel.
+    Thermal(ThermalConfig),
+    /// A thermometer on 1-Wire.
+    OneWire(OneWireConfig),
+    /// A value of a Modbus device.
+    Modbus {
+        /// Name of its line.
+        bus: String,
+        /// Which value.
+        config: ModbusConfig,
+    },
+    /// A channel of what a program prints.
+    Program {
+        /// What is started; sensors with the same share it.
+        options: program::Options,
+        /// The channel.
+        channel: feed::Channel,
+    },
+    /// A channel of what comes over a Unix socket.
+    Socket {
+        /// Its file; sensors with the same share it.
+        path: PathBuf,
+        /// What it is.
+        kind: socket::Kind,
+        /// The channel.
+        channel: feed::Channel,
     },
     /// A channel of a chip.
     Chip {

@@ -13,13 +13,14 @@ use quorate_core::{
     command::{CommandEvent, CommandId, Deed, ModelDeed, ReplyTo},
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
     model::{Lane, ModelEvent},
-    record::{self, Record},
-    units::{Epoch, ModelId, Mono, SensorId, Seq},
+    record::{self, Body, Record},
+    units::{BusId, Epoch, ModelId, Mono, SensorId, Seq},
 };
 
 use crate::{
     announcement::Announcement, checkpoint, clock::Clock, command::Desk, execution::Execution,
     http, inference, model::keeper, mqtt, sensing::Sensing, store, supervisor::Supervisor,
+    timing::BusTiming,
 };
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
@@ -47,11 +48,19 @@ pub trait Poll: std::fmt::Debug + Send {
 
     /// Questions that were dropped because their bus was busy.
     fn dropped(&self) -> u64;
+
+    /// Resets a bus; the answer comes as an event.
+    fn recover(&mut self, _bus: BusId, _name: &str) {}
+
+    /// How punctual each bus is.
+    fn timing(&self) -> Vec<BusTiming> {
+        Vec::new()
+    }
 }
 
 impl Poll for Sensing {
-    fn poll(&mut self, sensor: SensorId, _tick: Mono, _now: Mono) {
-        Sensing::poll(self, sensor);
+    fn poll(&mut self, sensor: SensorId, tick: Mono, _now: Mono) {
+        Sensing::poll(self, sensor, tick);
     }
 
     fn reopen(&mut self, sensor: SensorId) {
@@ -60,6 +69,14 @@ impl Poll for Sensing {
 
     fn dropped(&self) -> u64 {
         Sensing::dropped(self)
+    }
+
+    fn recover(&mut self, bus: BusId, name: &str) {
+        Sensing::recover(self, bus, name);
+    }
+
+    fn timing(&self) -> Vec<BusTiming> {
+        Sensing::timing(self)
     }
 }
 
@@ -182,6 +199,7 @@ impl Shell {
     fn perform(&mut self, action: Action, own: &mut VecDeque<Event>) {
         match action {
             Action::Poll { sensor, tick } => self.sensing.poll(sensor, tick, self.clock.now()),
+            Action::Recover { bus } => self.recover(bus),
             Action::Infer {
                 model,
                 lane,
@@ -259,11 +277,20 @@ impl Shell {
         }
     }
 
+    fn recover(&mut self, bus: BusId) {
+        if let Some(config) = self.agent.config().guard.buses.get(bus.index()) {
+            self.sensing.recover(bus, &config.id);
+        }
+    }
+
     fn store(&self, record: &Record, own: &mut VecDeque<Event>) {
         let encoded = record::encode(self.agent.config(), record);
         let seq = encoded.seq;
         if let Some(views) = &self.views {
             views.offer(&encoded);
+        }
+        if matches!(record.body, Body::Event(_)) {
+            self.picture.tell(&encoded.payload);
         }
         self.tell_store(store::Command::Store(encoded), Some(seq), own);
     }
@@ -365,6 +392,7 @@ impl Shell {
             wall: self.clock.wall(),
             epoch: self.epoch,
             polls_dropped: self.sensing.dropped(),
+            timing: self.sensing.timing(),
         }
     }
 

@@ -48,7 +48,7 @@ pub enum StatusError {
 /// # Errors
 /// When nothing answers, when the answer is not an agent's, or when `output` fails.
 pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), StatusError> {
-    let (body, picture) = fetch(address)?;
+    let (body, picture) = asked(address, "/api/v1/status")?;
     if json {
         writeln!(output, "{body}")?;
     } else {
@@ -57,16 +57,16 @@ pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(
     Ok(())
 }
 
-/// The picture that the agent at `address` gives of itself.
+/// The answer to one question to the agent's endpoint.
 ///
 /// # Errors
 /// When nothing answers, or when the answer is not an agent's.
-pub fn picture(address: SocketAddr) -> Result<Value, StatusError> {
-    fetch(address).map(|(_, picture)| picture)
+pub fn ask_json(address: SocketAddr, path: &str) -> Result<Value, StatusError> {
+    asked(address, path).map(|(_, json)| json)
 }
 
-fn fetch(address: SocketAddr) -> Result<(String, Value), StatusError> {
-    let answer = ask(address).map_err(|source| StatusError::Absent { address, source })?;
+fn asked(address: SocketAddr, path: &str) -> Result<(String, Value), StatusError> {
+    let answer = ask(address, path).map_err(|source| StatusError::Absent { address, source })?;
     let foreign = |what: &str| StatusError::Foreign {
         address,
         what: what.into(),
@@ -85,22 +85,22 @@ fn fetch(address: SocketAddr) -> Result<(String, Value), StatusError> {
         let line = head.lines().next().unwrap_or_default();
         return Err(foreign(&clean(line)));
     }
-    let picture: Value = serde_json::from_str(body).map_err(|_| foreign("no JSON, or cut off"))?;
-    if picture["schema"] != 1 {
+    let json: Value = serde_json::from_str(body).map_err(|_| foreign("no JSON, or cut off"))?;
+    if json["schema"] != 1 {
         return Err(foreign(
-            "its status is not of schema 1; use the `quorate` of the same version",
+            "its answer is not of schema 1; use the `quorate` of the same version",
         ));
     }
-    Ok((body.to_owned(), picture))
+    Ok((body.to_owned(), json))
 }
 
-fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
+fn ask(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     write!(
         stream,
-        "GET /api/v1/status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];

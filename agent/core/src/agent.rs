@@ -7,6 +7,7 @@
 
 mod commanding;
 mod delivery;
+mod guarding;
 mod memory;
 mod modelling;
 mod picture;
@@ -24,6 +25,7 @@ use crate::{
     device::Devices,
     event::{Action, Event, ProbeFault, Worker},
     gone::{Gone, Loss},
+    guard::Guards,
     health::Counters,
     link::Link,
     model::{Answer, Model},
@@ -56,6 +58,7 @@ pub struct Agent {
     link: Option<Link>,
     vitals: Vitals,
     polled_since: Option<Mono>,
+    guards: Guards,
     counters: Counters,
     changes: Vec<Change>,
     checkpoint_next: Mono,
@@ -102,6 +105,7 @@ impl Agent {
             link: config.link.map(|link| Link::new(link, now)),
             vitals: Vitals::new(config.vitals, now),
             polled_since: None,
+            guards: Guards::new(&config.guard, config.sensors.len(), now),
             counters: Counters::default(),
             changes: Vec::new(),
             checkpoint_next: now.plus_ms(checkpoint::PERIOD_MS),
@@ -146,6 +150,7 @@ impl Agent {
                 taken,
                 value,
             } => self.take_sample(now, sensor, taken, value, actions),
+            Event::Recovered { bus, outcome } => self.take_recovery(now, bus, outcome, actions),
             Event::Inferred {
                 model,
                 lane,
@@ -172,10 +177,7 @@ impl Agent {
                 records,
             } => self.take_records(now, (after, through), records, actions),
             Event::Checkpoint(checkpoint) => self.restore(now, &checkpoint, actions),
-            Event::LoadFailed { .. } => {
-                self.counters.store_faults += 1;
-                self.outbox.load_failed(now);
-            }
+            Event::LoadFailed { .. } => self.note_load_failure(now),
             Event::StoreReport(report) => self.outbox.report = report,
             Event::RecordsGone {
                 first,
@@ -216,12 +218,13 @@ impl Agent {
         self.tell_delivery(now, actions);
     }
 
+    fn note_load_failure(&mut self, now: Mono) {
+        self.counters.store_faults += 1;
+        self.outbox.load_failed(now);
+    }
+
     fn advance(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        for quantity in &mut self.quantities {
-            if quantity.poll(now, actions) && self.polled_since.is_none() {
-                self.polled_since = Some(now);
-            }
-        }
+        self.poll(now, actions);
         if let Some(link) = &mut self.link {
             if link.wants_failback(now) && self.outbox.drain() {
                 link.return_to_preferred(actions);
@@ -320,6 +323,7 @@ impl Agent {
         actions: &mut Vec<Action>,
     ) {
         self.polled_since = None;
+        self.note_answer(now, sensor, value.map(|_| ()), actions);
         let Some(state) = self.sensors.get_mut(sensor.index()) else {
             return;
         };

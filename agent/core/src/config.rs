@@ -10,7 +10,7 @@ use alloc::{string::String, vec::Vec};
 
 use crate::{
     model::{Impute, Missing, Split, TrialRules},
-    units::{BootId, Epoch, QuantityId, SensorId},
+    units::{BootId, BusId, Epoch, QuantityId, SensorId},
     vote::{CHANNELS_MAX, Kind, OnQuorumLoss, OnSplit, Vote},
 };
 
@@ -61,6 +61,39 @@ pub struct Config {
     pub link: Option<LinkConfig>,
     /// When a stage counts as stalled.
     pub vitals: VitalsConfig,
+    /// What the sensors hang on, as far as it is guarded by breakers.
+    pub guard: GuardConfig,
+}
+
+/// What is guarded by breakers. A sensor of no part is asked whatever happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// Buses; [`crate::units::BusId`] indexes them.
+    pub buses: Vec<BusConfig>,
+    /// Devices on them.
+    pub parts: Vec<PartConfig>,
+}
+
+/// One bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusConfig {
+    /// Its name.
+    pub id: String,
+    /// What a person can do when it answers nothing.
+    pub remedy: String,
+    /// Whether the shell may reset it.
+    pub recover: bool,
+}
+
+/// One device on a bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartConfig {
+    /// What it is called in events.
+    pub id: String,
+    /// The bus that it hangs on.
+    pub bus: BusId,
+    /// The sensors that are channels of it.
+    pub sensors: Vec<SensorId>,
 }
 
 /// One sensor.

@@ -12,7 +12,7 @@ use crate::{
     command::{CommandEvent, CommandId, Deed, ReplyTo},
     model::{Lane, ModelEvent, ModelStep},
     record::Record,
-    units::{BatchId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
+    units::{BatchId, BusId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
 
 /// A fact from outside.
@@ -28,6 +28,13 @@ pub enum Event {
         taken: Mono,
         /// The value in the quantity's unit (possibly not finite), or why there is none.
         value: Result<f64, ProbeFault>,
+    },
+    /// An [`Action::Recover`] came to its end.
+    Recovered {
+        /// As in the action.
+        bus: BusId,
+        /// Nothing, or why it could not be done, in one kebab-case word.
+        outcome: Result<(), &'static str>,
     },
     /// A model answered an [`Action::Infer`].
     Inferred {
@@ -175,6 +182,21 @@ pub struct ProbeFault {
     pub cause: &'static str,
     /// Waiting will not cure it.
     pub permanent: bool,
+    /// How far the fault reaches.
+    pub reach: Reach,
+}
+
+/// How far a probe's fault reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// There is no value yet; nothing is known of the device.
+    Pending,
+    /// The device answers: only the value cannot be used.
+    Value,
+    /// The device does not answer, or not as it should.
+    Device,
+    /// The transfer itself failed: the bus may be stuck.
+    Bus,
 }
 
 /// Why a model gave no output.
@@ -322,6 +344,11 @@ pub enum Action {
         sensor: SensorId,
         /// The tick that the sample is for.
         tick: Mono,
+    },
+    /// Reset a bus that answers nothing; answered by [`Event::Recovered`].
+    Recover {
+        /// Which bus.
+        bus: BusId,
     },
     /// Run a model; it answers with [`Event::Inferred`].
     Infer {

@@ -20,6 +20,7 @@ pub mod config;
 mod device;
 pub mod event;
 mod gone;
+mod guard;
 pub mod health;
 mod infer;
 mod link;

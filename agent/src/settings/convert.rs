@@ -3,15 +3,17 @@
 //! Owns: defaults, and the relations between keys. Must not: read anything from outside.
 
 use quorate_core::{
-    config::{Config, ConfigError, OutboxConfig, QuantityConfig, SensorConfig, VitalsConfig},
+    config::{
+        Config, ConfigError, GuardConfig, OutboxConfig, QuantityConfig, SensorConfig, VitalsConfig,
+    },
     units::SensorId,
     vote,
 };
 use toml::Spanned;
 
 use super::{
-    Sensor, Settings, SettingsError, commands, delivery, file, file::Origins, models, sources,
-    values, views,
+    Sensor, Settings, SettingsError, commands, delivery, file, file::Origins, guard, models,
+    sources, values, views,
 };
 
 /// Period of a quantity unless it is told otherwise, in milliseconds.
@@ -352,6 +354,7 @@ fn bare(sensors: &[Sensor]) -> Config {
         outbox: OutboxConfig::default(),
         link: None,
         vitals: VitalsConfig::default(),
+        guard: GuardConfig::default(),
     }
 }
 
@@ -367,6 +370,7 @@ impl Settings {
                 .as_ref()
                 .map_or_else(OutboxConfig::default, |mqtt| mqtt.outbox.clone()),
             link: self.mqtt.as_ref().map(|mqtt| mqtt.link),
+            guard: guard::guard(&self.sensors, &self.buses),
             ..bare(&self.sensors)
         }
     }

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use quorate_core::{
     config::{
-        Config, ConfirmBy, LinkConfig, ModelConfig, ModelInput, Order, OutboxConfig,
+        Config, ConfirmBy, GuardConfig, LinkConfig, ModelConfig, ModelInput, Order, OutboxConfig,
         QuantityConfig, SensorConfig, VitalsConfig,
     },
     event::ProbeFault,
@@ -92,6 +92,7 @@ pub(crate) fn config(quantities: usize, (outbox, link): (OutboxConfig, LinkConfi
         outbox,
         link: Some(link),
         vitals: VitalsConfig::default(),
+        guard: GuardConfig::default(),
     }
 }
 
@@ -145,6 +146,7 @@ pub(crate) fn sample(
             answer.value = Err(ProbeFault {
                 cause: "no-acknowledge",
                 permanent,
+                reach: quorate_core::event::Reach::Device,
             });
         }
         SensorFault::Silent => return None,

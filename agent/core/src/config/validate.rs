@@ -5,9 +5,9 @@
 use alloc::{format, string::String};
 
 use super::{
-    BROKERS_MAX, CODES_MAX, Config, ConfigError, ID_BYTES_MAX, LinkConfig, MODELS_MAX, ModelConfig,
-    OutboxConfig, PERIOD_MS_MAX, PERIOD_MS_MIN, QUANTITIES_MAX, QuantityConfig, SENSORS_MAX,
-    SensorConfig, WINDOW_VALUES_MAX,
+    BROKERS_MAX, CODES_MAX, Config, ConfigError, GuardConfig, ID_BYTES_MAX, LinkConfig, MODELS_MAX,
+    ModelConfig, OutboxConfig, PERIOD_MS_MAX, PERIOD_MS_MIN, QUANTITIES_MAX, QuantityConfig,
+    SENSORS_MAX, SensorConfig, WINDOW_VALUES_MAX,
 };
 use crate::{
     model::{Impute, Missing, Split, TrialRules},
@@ -53,6 +53,7 @@ impl Config {
                 )?;
             }
         }
+        self.guard.validate(self.sensors.len())?;
         self.outbox.validate()?;
         self.link.map_or(Ok(()), |link| link.validate())?;
         check(self.vitals.stroke_ms > 0, "vitals.stroke_ms", || {
@@ -61,6 +62,28 @@ impl Config {
         check(self.vitals.stall_ms >= 1_000, "vitals.stall_ms", || {
             "expected at least 1000".into()
         })
+    }
+}
+
+impl GuardConfig {
+    fn validate(&self, sensors: usize) -> Result<(), ConfigError> {
+        check_count("buses", self.buses.len(), SENSORS_MAX)?;
+        check_count("sensors", self.parts.len(), SENSORS_MAX)?;
+        let mut taken = alloc::vec![false; sensors];
+        for part in &self.parts {
+            check(part.bus.index() < self.buses.len(), "buses", || {
+                format!("no such bus for `{}`", part.id)
+            })?;
+            for sensor in &part.sensors {
+                let free = taken
+                    .get_mut(sensor.index())
+                    .is_some_and(|taken| !core::mem::replace(taken, true));
+                check(free, "sensors", || {
+                    format!("a sensor of `{}` is not there, or twice", part.id)
+                })?;
+            }
+        }
+        Ok(())
     }
 }
 
