@@ -6,8 +6,8 @@ Needs what tests/boards/fetch put into a folder.
 import gzip, json, lzma, os, re, signal, socket, subprocess, threading, time
 
 KERNEL = "kernel"
-MODULES_PI = ("i2c-bcm2835", "i2c-dev", "bcm2835", "sdhci-iproc", "mmc_block", "ext4", "dwc2", "usbnet", "cdc_ether", "rndis_host")
-MODULES_VIRT = ("virtio_pci", "virtio_blk", "virtio_net", "i2c-dev", "ext4")
+MODULES_PI = ("i2c-bcm2835", "i2c-dev", "bcm2835", "sdhci-iproc", "mmc_block", "crc32c_generic", "ext4", "dwc2", "usbnet", "cdc_ether", "rndis_host")
+MODULES_VIRT = ("virtio_pci", "virtio_blk", "virtio_net", "i2c-dev", "crc32c_generic", "ext4")
 
 
 def only(folder, pattern):
