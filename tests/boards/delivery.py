@@ -11,11 +11,11 @@ import rig
 class Broker:
     """mosquitto on loopback, with no limit on what it queues."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, access="allow_anonymous true\n"):
         self.port = rig.free_port()
         path = f"{folder}/mosquitto.conf"
         with open(path, "w") as file:
-            file.write(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n")
+            file.write(f"listener {self.port} 127.0.0.1\n{access}max_queued_messages 0\n")
         self.log = open(f"{folder}/mosquitto.log", "w")
         self.process = subprocess.Popen(["mosquitto", "-c", path], stdout=self.log, stderr=self.log)
         rig.wait("the broker", lambda: rig.listens(self.port))
@@ -34,11 +34,11 @@ class Broker:
 class Ledger:
     """What a subscriber received, in its order."""
 
-    def __init__(self, port, topic):
+    def __init__(self, port, topic, access=()):
         self.seen, self.votes, self.events, self.inferences = {}, [], [], 0
         self.repeats, self.conflicts, self.lock = 0, 0, threading.Lock()
         self.process = subprocess.Popen(
-            ["mosquitto_sub", "-p", str(port), "-V", "mqttv5", "-q", "1", "-c", "-i", "ledger", "-x", "4000000", "-k", "600",
+            ["mosquitto_sub", "-p", str(port), "-V", "mqttv5", "-q", "1", "-c", "-i", "ledger", "-x", "4000000", "-k", "600", *access,
              "-t", f"{topic}/data", "-F", "%p"], stdout=subprocess.PIPE, text=True)
         threading.Thread(target=self.read, daemon=True).start()
 
