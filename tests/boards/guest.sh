@@ -15,10 +15,10 @@ pid=$(main)
 say "active after $(seconds) s, user $(stat -c %U /proc/"$pid"), $(grep -E 'NoNewPrivs|Seccomp:' /proc/"$pid"/status | tr -s '\t\n' ' ')"
 say "data $(df -m /data | awk 'NR == 2 { print $2 }') MiB, root $(findmnt -n -o FSTYPE / || echo '?'), failed units: $(systemctl --failed --no-legend --plain | awk '{ print $1 }' | tr '\n' ' ')"
 # The rig takes its time with the endpoint and the broker.
-sleep 45
+sleep 15
 at=$(seconds); pid=$(main); kill -9 "$pid"
 say "killed: back after $(back "$pid" "$at") s"
-sleep 20
+sleep 5
 at=$(seconds); pid=$(main); kill -STOP "$pid"
 say "stopped: back after $(back "$pid" "$at") s"
 sleep 5

@@ -59,9 +59,13 @@ class Board:
         with open(f"{self.folder}/rig.service", "w") as file:
             file.write("[Unit]\nAfter=quorate.service\n[Service]\nExecStart=/bin/sh /usr/lib/quorate/guest.sh\n")
         here = os.path.dirname(os.path.abspath(__file__))
-        wants = "/etc/systemd/system/multi-user.target.wants"
-        for source, target in ((f"{here}/guest.sh", "/usr/lib/quorate/guest.sh"), (f"{self.folder}/rig.service", f"{wants}/rig.service")):
-            self.run("debugfs", "-w", "-R", f"write {source} {target}", f"{self.card}?offset={start}")
+        units = "/etc/systemd/system"
+        # An entry of `.wants` counts by its name alone; the unit lies beside it.
+        for source, target in ((f"{here}/guest.sh", "/usr/lib/quorate/guest.sh"), (f"{self.folder}/rig.service", f"{units}/rig.service"),
+                               (f"{self.folder}/rig.service", f"{units}/multi-user.target.wants/rig.service")):
+            # debugfs writes into its current folder alone.
+            commands = f"cd {os.path.dirname(target)}\nwrite {source} {os.path.basename(target)}\n"
+            subprocess.run(("debugfs", "-w", "-f", "-", f"{self.card}?offset={start}"), input=commands.encode(), check=True, capture_output=True)
 
 
 def protected_broker(folder):
