@@ -7,9 +7,10 @@ use std::{net::SocketAddr, path::Path};
 use crossbeam_channel::Sender;
 use quorate_core::{
     agent::Agent,
-    config::{Config, Recovered},
+    config::{Config, ModelConfig, Recovered},
     event::Event,
-    units::{BootId, Epoch},
+    model::Lane,
+    units::{BootId, Epoch, ModelId},
 };
 use quorate_models::Runner;
 
@@ -19,12 +20,14 @@ use crate::{
     clock::{self, Clock},
     command::{self, Desk},
     execution::Execution,
-    http, inference, live,
+    http,
+    inference::{self, Seat},
+    live,
     logging::Logging,
-    model::boot::Guard,
+    model::{boot::Guard, keeper},
     mqtt,
     outcome::Outcome,
-    shell::{Hand, Poll, Shell},
+    shell::{Hand, Keeper, Poll, Shell},
     state, store,
     supervisor::Supervisor,
 };
@@ -41,6 +44,8 @@ pub struct Parts {
     pub runners: Vec<Runner>,
     /// For each runner whether its file waits for a confirmation.
     pub guards: Vec<Option<Guard>>,
+    /// What follows the files of the models; none where they cannot change.
+    pub keeper: Option<keeper::Options>,
     /// What changed of the models since it was told last.
     pub news: Vec<Event>,
     /// The store.
@@ -130,6 +135,31 @@ fn link(
     Ok(Some(Hand { commands, thread }))
 }
 
+/// The thread of the runners that are there, and the one that follows their files.
+fn models(
+    (runners, guards): (Vec<Runner>, Vec<Option<Guard>>),
+    configs: &[ModelConfig],
+    keeper: Option<keeper::Options>,
+    events: &Sender<Event>,
+) -> Result<(inference::Desk, Option<Keeper>), Outcome> {
+    let count = runners.len();
+    let guards = guards.into_iter().chain(std::iter::repeat_with(|| None));
+    let seats = (0..).map(ModelId).zip(runners).zip(guards);
+    let seats = seats.map(|((id, runner), guard)| ((id, Lane::First), Seat { runner, guard }));
+    let jobs = inference::spawn("inference", seats.collect(), events).map_err(Outcome::failed)?;
+    let (desk, changes) = inference::Desk::new(count, &jobs);
+    let Some(options) = keeper else {
+        return Ok((desk, None));
+    };
+    let ends = keeper::Ends {
+        jobs,
+        changes,
+        events: events.clone(),
+    };
+    let (commands, thread) = keeper::spawn(options, configs, ends).map_err(Outcome::failed)?;
+    Ok((desk, Some(Hand { commands, thread })))
+}
+
 /// Opens the store, binds the endpoint, starts every thread. `sensing` starts the sources.
 ///
 /// # Errors
@@ -155,8 +185,12 @@ pub fn assemble(
     let (commands, thread) = store::spawn(opened.outbox, &parts.store, events.clone());
     let store = Hand { commands, thread };
     let link = link(parts.mqtt, &desk, (opened.epoch, boot), &events)?;
-    let inference =
-        inference::spawn(parts.runners, parts.guards, &events).map_err(Outcome::failed)?;
+    let (inference, keeper) = models(
+        (parts.runners, parts.guards),
+        &parts.config.models,
+        parts.keeper,
+        &events,
+    )?;
     let sensing = sensing(&events)?;
     let saved = checkpoint::path(&parts.store.path);
     found.extend(remembered(&saved));
@@ -183,6 +217,7 @@ pub fn assemble(
         events: received,
         sensing,
         inference,
+        keeper,
         store,
         link,
         views,

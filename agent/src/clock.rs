@@ -41,15 +41,22 @@ impl Clock {
         Mono(self.origin_ms + elapsed_ms * u64::from(self.speed))
     }
 
+    /// Now, in microseconds of the same count as [`Clock::now`].
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        let origin_us = self.origin_ms.saturating_mul(1_000);
+        let elapsed_us = since_boot_us().saturating_sub(origin_us);
+        origin_us + elapsed_us * u64::from(self.speed)
+    }
+
     /// How long to sleep, in real time, until `deadline`.
     #[must_use]
     pub fn until(&self, deadline: Mono) -> Duration {
-        let wait_ms = deadline.since_ms(self.now());
-        Duration::from_micros(
-            wait_ms
-                .saturating_mul(1_000)
-                .div_ceil(u64::from(self.speed)),
-        )
+        let wait_us = deadline
+            .0
+            .saturating_mul(1_000)
+            .saturating_sub(self.now_us());
+        Duration::from_micros(wait_us.div_ceil(u64::from(self.speed)))
     }
 
     /// What the wall clock says now.
@@ -86,10 +93,14 @@ impl Stopwatch {
 }
 
 fn since_boot_ms() -> u64 {
+    since_boot_us() / 1_000
+}
+
+fn since_boot_us() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
-    seconds * 1_000 + nanoseconds / 1_000_000
+    seconds * 1_000_000 + nanoseconds / 1_000
 }
 
 /// Whether the kernel believes that a time service keeps its clock right.

@@ -24,8 +24,12 @@ use signal_hook::{
 use crate::{
     assembly::{self, Parts},
     clock::Clock,
-    explain, logging,
-    model::boot::{self, Guard, Mode, Models},
+    events_command, explain, logging,
+    model::{
+        boot::{self, Mode, Models},
+        keeper,
+        slots::Slots,
+    },
     mqtt, outbox_command, outbox_look,
     outcome::Outcome,
     replay,
@@ -54,12 +58,17 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
     let settings = Settings::load(path).map_err(Outcome::refused)?;
     let logging = logging::to_stderr(settings.log_level);
     let models = boot::load(&settings, Mode::Run)?;
-    let guards: Vec<_> = models.guards.iter().flatten().cloned().collect();
     let clock = Clock::real();
     let parts = Parts {
         config: models.config,
         runners: models.runners,
         guards: models.guards,
+        keeper: settings.outbox.as_ref().map(|outbox| keeper::Options {
+            settings: settings.clone(),
+            slots: Slots::beside(&outbox.path),
+            held: models.held,
+            told: models.changes,
+        }),
         news: models.news,
         store: store_options(&settings)?,
         mqtt: mqtt_options(&settings),
@@ -83,7 +92,6 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
     })
     .map_err(Outcome::failed)?;
     let ended = shell.run();
-    guards.iter().for_each(Guard::ended);
     match ended {
         Ended::Stopped => Ok(()),
         Ended::Restart => Err(Outcome::Restart),
@@ -316,6 +324,14 @@ pub fn vote_explain(
 /// Status 1 when there is no agent, or it does not answer.
 pub fn status(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
     status_client::run(address, json, output).map_err(Outcome::failed)
+}
+
+/// `quorate events`: what happened lately.
+///
+/// # Errors
+/// Status 1 when there is no agent, or it does not answer.
+pub fn events(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
+    events_command::run(address, json, output).map_err(Outcome::failed)
 }
 
 /// `quorate outbox stat`.

@@ -44,8 +44,10 @@ impl Execution {
                     Err("no-service-manager")
                 }
             }
-            // The core does these itself.
-            Deed::Ping | Deed::Replay { .. } | Deed::SensorReset { .. } => Err("not-for-the-shell"),
+            // The core does these itself, or the keeper of the models.
+            Deed::Ping | Deed::Replay { .. } | Deed::SensorReset { .. } | Deed::Model(_) => {
+                Err("not-for-the-shell")
+            }
         }
     }
 }

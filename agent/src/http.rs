@@ -6,7 +6,9 @@
 //! Invariants: nothing here can delay a vote (the agent only replaces the picture and never waits); at most
 //! `CONNECTIONS_MAX` connections exist and each ends within a bounded time, whatever its client does.
 
+pub mod fetch;
 mod metrics;
+mod recent;
 mod routes;
 mod status;
 #[cfg(test)]
@@ -28,6 +30,8 @@ use quorate_core::{
     units::{BootId, Epoch, WallAnchor},
 };
 use tokio::sync::{Semaphore, watch};
+
+use crate::timing::BusTiming;
 
 /// Most connections at one time; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -92,6 +96,8 @@ pub struct Shown {
     pub epoch: Epoch,
     /// Samples that were not asked for because their bus was busy.
     pub polls_dropped: u64,
+    /// How punctual each bus is.
+    pub timing: Vec<BusTiming>,
 }
 
 /// One picture of the agent, with what gives its times a meaning.
@@ -127,6 +133,7 @@ pub fn status_json(device: &str, version: &str, boot: BootId, shown: Shown) -> S
 pub struct Publisher {
     boot: BootId,
     sender: watch::Sender<Option<Arc<Snapshot>>>,
+    recent: recent::Recent,
 }
 
 impl Publisher {
@@ -140,22 +147,33 @@ impl Publisher {
         self.sender.send_replace(Some(Arc::new(snapshot)));
     }
 
+    /// Keeps an event record for whoever asks what happened lately.
+    pub fn tell(&self, payload: &Arc<[u8]>) {
+        self.recent.push(payload);
+    }
+
     /// One more reader.
     #[must_use]
     pub fn watch(&self) -> Watcher {
-        Watcher(self.sender.subscribe())
+        Watcher(self.sender.subscribe(), self.recent.clone())
     }
 }
 
 /// A reader's end.
 #[derive(Clone, Debug)]
-pub struct Watcher(watch::Receiver<Option<Arc<Snapshot>>>);
+pub struct Watcher(watch::Receiver<Option<Arc<Snapshot>>>, recent::Recent);
 
 impl Watcher {
     /// The newest picture; absent until the agent has shown itself once.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<Snapshot>> {
         self.0.borrow().clone()
+    }
+
+    /// The last event records as JSON, oldest first.
+    #[must_use]
+    pub fn events_json(&self) -> String {
+        self.1.json()
     }
 
     async fn closed(&mut self) {
@@ -167,7 +185,13 @@ impl Watcher {
 #[must_use]
 pub fn publisher(boot: BootId) -> (Publisher, Watcher) {
     let (sender, receiver) = watch::channel(None);
-    (Publisher { boot, sender }, Watcher(receiver))
+    let recent = recent::Recent::default();
+    let publisher = Publisher {
+        boot,
+        sender,
+        recent: recent.clone(),
+    };
+    (publisher, Watcher(receiver, recent))
 }
 
 /// Binds, then serves on a thread of its own until the [`Publisher`] is dropped. Returns the bound address.

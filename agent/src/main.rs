@@ -77,6 +77,24 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:8870", env = "QUORATE__HTTP__LISTEN")]
         address: SocketAddr,
     },
+    /// What happened lately, as the running agent recorded it.
+    Events {
+        /// Each record as it is stored and sent, for programs.
+        #[arg(long)]
+        json: bool,
+        /// Address of the agent's endpoint.
+        #[arg(long, default_value = "127.0.0.1:8870", env = "QUORATE__HTTP__LISTEN")]
+        address: SocketAddr,
+    },
+    /// What keeps this device from doing its work, and what to do about it.
+    Doctor {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The findings as JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Receive what devices send: drop repeats, write SQLite or JSON lines, confirm, report gaps.
     #[cfg(feature = "collect")]
     Collect(quorate::collect::arguments::Arguments),
@@ -328,6 +346,8 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
             }
         },
         Command::Status { json, address } => commands::status(address, json, out),
+        Command::Doctor { config, json } => quorate::doctor::run(&config, json, out),
+        Command::Events { json, address } => commands::events(address, json, out),
         #[cfg(feature = "collect")]
         Command::Collect(arguments) => quorate::collect::command(&arguments, out),
         Command::Sensors { command } => sensors(command, out),

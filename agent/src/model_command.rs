@@ -3,6 +3,7 @@
 //! Owns: the steps and the words of these commands. Must not: load a model in this process, or print a private key.
 
 pub mod arguments;
+mod evidence;
 
 use std::{io::Write, path::Path};
 
@@ -11,15 +12,17 @@ use quorate_models::{Files, Manifest, PackageError, package};
 use self::arguments::{ModelCommand, Place, Signer};
 use crate::{
     command::PrivateKey,
-    durable, inference,
+    durable,
     model::{
-        boot,
-        slots::{Cause, Held, Record, Slots, SlotsError},
+        plan::plan,
+        slots::{Held, Record, Slots, SlotsError},
+        stage::{self, StageError},
         trial::{Measured, Refusal, Trial},
         trust::{ModelError, Opened, Trust, read_package},
     },
     outcome::Outcome,
-    settings::Settings,
+    settings::{self, Settings},
+    status as status_client,
 };
 
 /// Does one of the commands.
@@ -40,10 +43,12 @@ pub fn run(command: &ModelCommand, output: &mut impl Write) -> Result<(), Outcom
             place,
             allow_downgrade,
         } => stage(file, place, *allow_downgrade, output),
-        ModelCommand::Promote { place } => step(place, output, |slots, model| slots.promote(model)),
-        ModelCommand::Rollback { place } => step(place, output, |slots, model| {
-            slots.roll_back(model, Cause::Command, "")
+        ModelCommand::Promote { place, force } => step(place, output, |slots, model| {
+            slots.advance(&model.id, plan(model), *force)
         }),
+        ModelCommand::Rollback { place } => {
+            step(place, output, |slots, model| slots.withdraw(&model.id, ""))
+        }
         ModelCommand::Status { config, json } => status(config, *json, output),
     }
 }
@@ -187,20 +192,13 @@ fn tell_measured(measured: &Measured, output: &mut impl Write) -> std::io::Resul
     )
 }
 
-/// Why a file does not wait now.
-#[derive(Debug, thiserror::Error)]
-enum StageError {
-    #[error(transparent)]
-    Slots(#[from] SlotsError),
-    #[error("does not pass: {0}")]
-    Trial(#[from] Refusal),
-}
-
 impl From<StageError> for Outcome {
     fn from(error: StageError) -> Self {
         match error {
             StageError::Slots(error) => error.into(),
+            StageError::Model(error) => refused(&error),
             error @ StageError::Trial(_) => Self::failed(error),
+            error => Self::refused(error),
         }
     }
 }
@@ -209,6 +207,8 @@ impl From<SlotsError> for Outcome {
     fn from(error: SlotsError) -> Self {
         match error {
             SlotsError::Downgrade { .. }
+            | SlotsError::OnTrial { .. }
+            | SlotsError::NotPassed(_)
             | SlotsError::NothingStaged
             | SlotsError::NothingBefore => Self::refused(error),
             error => Self::failed(error),
@@ -225,55 +225,45 @@ fn stage(
     let (settings, slots) = device(&place.config)?;
     // Read once: what is verified, tried and kept are the same bytes.
     let bytes = read_package(file).map_err(Outcome::refused)?;
-    let package = Trust::Keys(settings.model_keys.clone())
-        .open_package(file, &bytes)
-        .map_err(|error| refused(&error))?;
-    let manifest = package.bundle().manifest();
-    let wanted = place.model.as_deref().unwrap_or(&manifest.id);
-    let index = find(&settings, wanted)?;
-    let facts = inference::facts(package.bundle());
-    boot::fits(&settings, index, &facts).map_err(Outcome::refused)?;
-    let held = Held {
-        digest: package.digest().to_string(),
-        release: package.release(),
-        version: manifest.version.clone(),
-    };
-    let parts = package::unpack(&bytes).map_err(Outcome::refused)?;
-    let model = &settings.models[index].id;
-    let record = slots.stage(model, (held, &bytes), may_go_down, || {
-        let tried = Trial::default().run(&parts.framed(), manifest.budgets);
-        tried.map_err(StageError::from)
-    })?;
+    let wanted = place.model.as_deref();
+    let record = stage::stage(&settings, &slots, wanted, (file, &bytes), may_go_down)?;
     write_record(&record, output).map_err(Outcome::failed)
 }
 
 fn step(
     place: &Place,
     output: &mut impl Write,
-    step: impl FnOnce(&Slots, &str) -> Result<Record, SlotsError>,
+    step: impl FnOnce(&Slots, &settings::Model) -> Result<Record, SlotsError>,
 ) -> Result<(), Outcome> {
     let (settings, slots) = device(&place.config)?;
     let index = match (&place.model, settings.models.len()) {
-        (Some(model), _) => find(&settings, model)?,
+        (Some(model), _) => stage::find(&settings, model)?,
         (None, 1) => 0,
         (None, count) => {
             let message = format!("--model: expected one of the {count} configured models");
             return Err(Outcome::Refused(message));
         }
     };
-    let record = step(&slots, &settings.models[index].id)?;
+    let record = step(&slots, &settings.models[index])?;
     write_record(&record, output).map_err(Outcome::failed)
 }
 
 fn status(config: &Path, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
     let (settings, slots) = device(config)?;
+    // Without an agent there is no evidence; the slots say the rest.
+    let picture = status_client::ask_json(settings.http.listen, "/api/v1/status").ok();
     for model in &settings.models {
         let record = slots.read(&model.id)?;
+        let running = picture.as_ref().and_then(|it| evidence::of(it, &model.id));
         if json {
-            let text = serde_json::to_string(&record).map_err(Outcome::failed)?;
-            writeln!(output, "{text}").map_err(Outcome::failed)?;
+            let mut shown = serde_json::to_value(&record).map_err(Outcome::failed)?;
+            if let Some(running) = running {
+                shown["evidence"] = running.clone();
+            }
+            writeln!(output, "{shown}").map_err(Outcome::failed)?;
         } else {
             write_record(&record, output).map_err(Outcome::failed)?;
+            evidence::write(model, &record, running, output).map_err(Outcome::failed)?;
         }
     }
     Ok(())
@@ -286,15 +276,6 @@ fn device(config: &Path) -> Result<(Settings, Slots), Outcome> {
     })?;
     let slots = Slots::beside(&outbox.path);
     Ok((settings, slots))
-}
-
-fn find(settings: &Settings, id: &str) -> Result<usize, Outcome> {
-    let known: Vec<_> = settings.models.iter().map(|it| it.id.as_str()).collect();
-    let index = known.iter().position(|known| *known == id);
-    index.ok_or_else(|| {
-        let known = known.join(", ");
-        Outcome::Refused(format!("no model `{id}`; expected one of [{known}]"))
-    })
 }
 
 fn write_record(record: &Record, output: &mut impl Write) -> std::io::Result<()> {
@@ -324,12 +305,20 @@ fn write_record(record: &Record, output: &mut impl Write) -> std::io::Result<()>
             None => "verified, its self-test did not end".to_owned(),
         };
         writeln!(output, "  staged: {held}, {tested}")?;
+        if let Some(trial) = &record.trial {
+            let passed = if trial.passed { "passed" } else { "not passed" };
+            writeln!(output, "  on trial: {}, {passed}", trial.phase.as_str())?;
+        }
     }
     if let Some(change) = &record.change {
         let from = name(change.from.as_ref(), configured);
+        let what = change.what().trim_start_matches("model-");
         let (cause, detail) = (change.cause.as_str(), &change.detail);
         let more = if detail.is_empty() { "" } else { ": " };
-        writeln!(output, "  last change: from {from}, {cause}{more}{detail}")?;
+        writeln!(
+            output,
+            "  last change: {what} from {from}, {cause}{more}{detail}"
+        )?;
     }
     Ok(())
 }

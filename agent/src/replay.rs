@@ -13,6 +13,7 @@ use quorate_core::{
     agent::{Agent, Explanation},
     config::{Config, Recovered},
     event::{Action, Event},
+    model::Lane,
     record::{self, Body, Excluded, Inference, Outputs, Record},
     units::{BootId, Epoch, ModelId, Mono, QuantityId, SensorId, Seq},
     vote::{Doubt, Vote},
@@ -295,12 +296,15 @@ impl<'a, W: Write> Replay<'a, W> {
             }
             Action::Infer {
                 model,
+                lane,
                 tick,
                 window,
-            } => Ok(Some(self.infer(model, tick, &window))),
+            } => Ok(Some(self.infer(model, lane, tick, &window))),
             Action::Poll { .. }
+            | Action::Recover { .. }
             | Action::Load { .. }
             | Action::Recall { .. }
+            | Action::ModelStep { .. }
             | Action::Execute { .. }
             | Action::Reopen { .. }
             | Action::Reply { .. }
@@ -317,11 +321,14 @@ impl<'a, W: Write> Replay<'a, W> {
         }
     }
 
-    fn infer(&mut self, model: ModelId, tick: Mono, window: &[f32]) -> Event {
+    /// In virtual time an inference takes none.
+    fn infer(&mut self, model: ModelId, lane: Lane, tick: Mono, window: &[f32]) -> Event {
         let outcome = inference::answer(&mut self.runners[model.index()], window);
         Event::Inferred {
             model,
+            lane,
             tick,
+            took_us: 0,
             outcome,
         }
     }
@@ -399,11 +406,16 @@ struct InferenceLine<'a> {
     outputs: Outputs<'a>,
     inputs_quality: &'static str,
     alarm: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fallback_for: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    imputed: Vec<&'a str>,
 }
 
 impl<'a> InferenceLine<'a> {
     fn new(config: &'a Config, inference: &'a Inference) -> Self {
-        let model = &config.models[inference.model.index()];
+        let model = &*inference.maker;
+        let quantity = |id: &QuantityId| config.quantities[id.index()].id.as_str();
         Self {
             r#type: "inference",
             model: &model.id,
@@ -415,6 +427,10 @@ impl<'a> InferenceLine<'a> {
             },
             inputs_quality: inference.inputs_quality.as_str(),
             alarm: inference.alarm,
+            fallback_for: inference
+                .fallback_for
+                .map(|model| config.models[model.index()].id.as_str()),
+            imputed: inference.imputed.iter().map(quantity).collect(),
         }
     }
 }

@@ -12,11 +12,15 @@ mod commands;
 mod convert;
 mod delivery;
 mod file;
+mod guard;
 mod models;
 mod overrides;
+mod own_sources;
 mod sending;
+mod shape;
 mod shown;
 mod sources;
+mod trial;
 mod values;
 mod views;
 
@@ -26,17 +30,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use quorate_core::config::{Config, LinkConfig, OutboxConfig, QuantityConfig};
+use quorate_core::{
+    config::{Config, LinkConfig, ModelConfig, OutboxConfig, QuantityConfig},
+    model::{Impute, Split, TrialRules},
+};
 use quorate_firmware_bridge::{
     chips::{self, BusKind, ChipConfig},
     hwmon::HwmonConfig,
     iio::IioConfig,
+    linux::serial::Parity,
+    modbus::ModbusConfig,
+    one_wire::OneWireConfig,
     simulated::SimulatedConfig,
+    thermal::ThermalConfig,
 };
+use quorate_models::Missing;
 use thiserror::Error;
 
 use crate::{
     command::Keyring,
+    feed::{self, program, socket},
     live,
     model::trust::ModelKey,
     mqtt::{BrokerUrl, Encoding, Protocol},
@@ -100,10 +113,18 @@ pub struct Bus {
     pub id: String,
     /// What hangs on it.
     pub kind: BusKind,
-    /// Its device file.
+    /// Its device file; empty for a connection.
     pub path: PathBuf,
+    /// Where a connection goes to.
+    pub address: Option<SocketAddr>,
+    /// Parity of a serial line.
+    pub parity: Parity,
+    /// Time for one request, in milliseconds.
+    pub timeout_ms: u64,
     /// Speed of a serial line, in baud.
     pub baud: u32,
+    /// Whether its driver may be bound anew when nothing on it answers.
+    pub rebind: bool,
 }
 
 /// One sensor.
@@ -125,7 +146,12 @@ pub enum Source {
     /// A column of a trace, in `quorate replay` alone.
     Replay,
     /// A made-up signal, for trials.
-    Simulated(SimulatedConfig),
+    Simulated {
+        /// What it shares a thread with.
+        bus: String,
+        /// The signal.
+        config: SimulatedConfig,
+    },
     /// The kernel's hardware monitoring.
     Hwmon(HwmonConfig),
     /// The kernel's industrial I/O.
@@ -138,6 +164,33 @@ pub enum Source {
         channel: u8,
         /// Period that the microcontroller is asked to sample it with, in microseconds.
         period_us: Option<u32>,
+    },
+    /// A thermal zone of the kernel.
+    Thermal(ThermalConfig),
+    /// A thermometer on 1-Wire.
+    OneWire(OneWireConfig),
+    /// A value of a Modbus device.
+    Modbus {
+        /// Name of its line.
+        bus: String,
+        /// Which value.
+        config: ModbusConfig,
+    },
+    /// A channel of what a program prints.
+    Program {
+        /// What is started; sensors with the same share it.
+        options: program::Options,
+        /// The channel.
+        channel: feed::Channel,
+    },
+    /// A channel of what comes over a Unix socket.
+    Socket {
+        /// Its file; sensors with the same share it.
+        path: PathBuf,
+        /// What it is.
+        kind: socket::Kind,
+        /// The channel.
+        channel: feed::Channel,
     },
     /// A channel of a chip.
     Chip {
@@ -160,7 +213,7 @@ impl Source {
 }
 
 /// One model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// Its name.
     pub id: String,
@@ -168,6 +221,10 @@ pub struct Model {
     pub bundle: PathBuf,
     /// The quantities that feed it, in the order of the manifest.
     pub inputs: Vec<String>,
+    /// What a new file must show before it counts.
+    pub trial: Option<TrialRules>,
+    /// How a new file is compared with the active one, in place of a canary.
+    pub split: Option<Split>,
 }
 
 /// Where results are kept.
@@ -256,6 +313,12 @@ pub struct ModelFacts {
     pub outputs: Vec<String>,
     /// Score above which it raises the alarm.
     pub threshold: Option<f64>,
+    /// How far below it the alarm ends.
+    pub hysteresis: f64,
+    /// Where its outputs lie, in order.
+    pub output_ranges: Vec<Option<(f64, f64)>>,
+    /// What it does without all of its inputs.
+    pub missing: Missing,
 }
 
 /// What a manifest says of one input.
@@ -271,6 +334,8 @@ pub struct InputFacts {
     pub scale: f64,
     /// Values that the model was made for.
     pub range: Option<(f64, f64)>,
+    /// What stands in for it.
+    pub impute: Option<Impute>,
 }
 
 impl Settings {
@@ -311,7 +376,19 @@ impl Settings {
     /// # Errors
     /// A model whose inputs do not fit, or a relation that the core does not accept.
     pub fn core_config(&self, models: &[ModelFacts]) -> Result<Config, SettingsError> {
-        convert::core_config(self, models)
+        shape::core_config(self, models)
+    }
+
+    /// The same of one model, in the place of [`Settings::models`] at `index`.
+    ///
+    /// # Errors
+    /// Inputs that do not fit, or a relation that the core does not accept.
+    pub fn model_config(
+        &self,
+        index: usize,
+        facts: &ModelFacts,
+    ) -> Result<ModelConfig, SettingsError> {
+        shape::model_config(self, index, facts)
     }
 }
 

@@ -10,15 +10,17 @@ use std::{collections::VecDeque, thread::JoinHandle, time::Duration};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use quorate_core::{
     agent::Agent,
-    command::{CommandEvent, ReplyTo},
+    command::{CommandEvent, CommandId, Deed, ModelDeed, ReplyTo},
     event::{Action, Event, InferenceFault, LinkFault, StoreFault},
-    record::{self, Record},
-    units::{Epoch, ModelId, Mono, SensorId, Seq},
+    model::{Lane, ModelEvent},
+    record::{self, Body, Record},
+    units::{BusId, Epoch, ModelId, Mono, SensorId, Seq},
 };
 
 use crate::{
     announcement::Announcement, checkpoint, clock::Clock, command::Desk, execution::Execution,
-    http, inference, mqtt, sensing::Sensing, store, supervisor::Supervisor,
+    http, inference, model::keeper, mqtt, sensing::Sensing, store, supervisor::Supervisor,
+    timing::BusTiming,
 };
 
 /// The wall clock is read this often, in milliseconds, so that a step is noticed.
@@ -31,6 +33,8 @@ const STORE_END: Duration = Duration::from_secs(20);
 const CHECKPOINT_END: Duration = Duration::from_secs(5);
 /// At the end the desk has this long to note which commands ended.
 const DESK_END: Duration = Duration::from_secs(5);
+/// At the end the keeper of the models has this long to note that it came in order.
+const KEEPER_END: Duration = Duration::from_secs(5);
 /// At the end the link has this long to say goodbye.
 const LINK_END: Duration = Duration::from_secs(3);
 
@@ -44,11 +48,19 @@ pub trait Poll: std::fmt::Debug + Send {
 
     /// Questions that were dropped because their bus was busy.
     fn dropped(&self) -> u64;
+
+    /// Resets a bus; the answer comes as an event.
+    fn recover(&mut self, _bus: BusId, _name: &str) {}
+
+    /// How punctual each bus is.
+    fn timing(&self) -> Vec<BusTiming> {
+        Vec::new()
+    }
 }
 
 impl Poll for Sensing {
-    fn poll(&mut self, sensor: SensorId, _tick: Mono, _now: Mono) {
-        Sensing::poll(self, sensor);
+    fn poll(&mut self, sensor: SensorId, tick: Mono, _now: Mono) {
+        Sensing::poll(self, sensor, tick);
     }
 
     fn reopen(&mut self, sensor: SensorId) {
@@ -57,6 +69,14 @@ impl Poll for Sensing {
 
     fn dropped(&self) -> u64 {
         Sensing::dropped(self)
+    }
+
+    fn recover(&mut self, bus: BusId, name: &str) {
+        Sensing::recover(self, bus, name);
+    }
+
+    fn timing(&self) -> Vec<BusTiming> {
+        Sensing::timing(self)
     }
 }
 
@@ -68,6 +88,9 @@ pub struct Hand<C> {
     /// Ends when it was told to.
     pub thread: JoinHandle<()>,
 }
+
+/// The thread that follows the files of the models.
+pub type Keeper = Hand<Sender<keeper::Order>>;
 
 /// All that the loop holds.
 #[derive(Debug)]
@@ -81,7 +104,9 @@ pub struct Shell {
     /// Samples.
     pub sensing: Box<dyn Poll>,
     /// Models.
-    pub inference: Sender<inference::Question>,
+    pub inference: inference::Desk,
+    /// The files of the models, where there are any that can change.
+    pub keeper: Option<Keeper>,
     /// The outbox on disk.
     pub store: Hand<Sender<store::Command>>,
     /// The broker, where one is configured.
@@ -137,6 +162,9 @@ impl Shell {
                 .pop_front()
                 .unwrap_or_else(|| self.next_event(wall_next));
             let stop = event == Event::Stop;
+            if matches!(event, Event::Model(ModelEvent::Assigned { .. })) {
+                self.inference.follow();
+            }
             self.agent.handle(self.clock.now(), event, &mut actions);
             for action in actions.drain(..) {
                 self.perform(action, &mut own);
@@ -171,19 +199,30 @@ impl Shell {
     fn perform(&mut self, action: Action, own: &mut VecDeque<Event>) {
         match action {
             Action::Poll { sensor, tick } => self.sensing.poll(sensor, tick, self.clock.now()),
+            Action::Recover { bus } => self.recover(bus),
             Action::Infer {
                 model,
+                lane,
                 tick,
                 window,
             } => {
-                let question = inference::Question {
-                    model,
-                    tick,
-                    window,
-                };
-                if self.inference.try_send(question).is_err() {
-                    own.push_back(busy(model, tick));
+                if !self.inference.ask((model, lane), tick, window) {
+                    own.push_back(busy(model, lane, tick));
                 }
+            }
+            Action::ModelStep {
+                model,
+                step,
+                reason,
+                evidence,
+            } => {
+                let step = keeper::Order::Step {
+                    model,
+                    step,
+                    reason,
+                    evidence,
+                };
+                self.tell_keeper(step);
             }
             Action::Store { record } => self.store(&record, own),
             Action::Load {
@@ -238,11 +277,20 @@ impl Shell {
         }
     }
 
+    fn recover(&mut self, bus: BusId) {
+        if let Some(config) = self.agent.config().guard.buses.get(bus.index()) {
+            self.sensing.recover(bus, &config.id);
+        }
+    }
+
     fn store(&self, record: &Record, own: &mut VecDeque<Event>) {
         let encoded = record::encode(self.agent.config(), record);
         let seq = encoded.seq;
         if let Some(views) = &self.views {
             views.offer(&encoded);
+        }
+        if matches!(record.body, Body::Event(_)) {
+            self.picture.tell(&encoded.payload);
         }
         self.tell_store(store::Command::Store(encoded), Some(seq), own);
     }
@@ -281,9 +329,31 @@ impl Shell {
         }
     }
 
+    /// False when it takes no more. What the evidence asks for is asked for again.
+    fn tell_keeper(&self, order: keeper::Order) -> bool {
+        let keeper = self.keeper.as_ref();
+        let told = keeper.is_some_and(|keeper| keeper.commands.try_send(order).is_ok());
+        if !told {
+            tracing::warn!("the keeper of the models takes no more orders");
+        }
+        told
+    }
+
+    /// The keeper answers, now or when a file has come.
+    fn ask_keeper(&self, id: CommandId, deed: ModelDeed, own: &mut VecDeque<Event>) {
+        if !self.tell_keeper(keeper::Order::Command(id, deed)) {
+            let outcome = Err("busy");
+            own.push_back(Event::Command(CommandEvent::Done { id, outcome }));
+        }
+    }
+
     /// What commands from outside ask for.
     fn perform_command(&mut self, action: Action, own: &mut VecDeque<Event>) {
         match action {
+            Action::Execute {
+                id,
+                deed: Deed::Model(deed),
+            } => self.ask_keeper(id, deed, own),
             Action::Execute { id, deed } => {
                 let shown = self.shown(self.clock.now());
                 let outcome = self.execution.execute(&deed, shown, &self.supervisor);
@@ -322,6 +392,7 @@ impl Shell {
             wall: self.clock.wall(),
             epoch: self.epoch,
             polls_dropped: self.sensing.dropped(),
+            timing: self.sensing.timing(),
         }
     }
 
@@ -355,14 +426,21 @@ impl Shell {
         }
         wait(self.store.thread, STORE_END, "store");
         wait(self.checkpoints.end(), CHECKPOINT_END, "checkpoint");
+        if let Some(keeper) = self.keeper {
+            // One that does not hear it counts this start against the files on trial, no more.
+            let _ = keeper.commands.send_timeout(keeper::Order::End, KEEPER_END);
+            wait(keeper.thread, KEEPER_END, "models");
+        }
     }
 }
 
 /// The answer to a window that was not taken.
-fn busy(model: ModelId, tick: Mono) -> Event {
+fn busy(model: ModelId, lane: Lane, tick: Mono) -> Event {
     Event::Inferred {
         model,
+        lane,
         tick,
+        took_us: 0,
         outcome: Err(InferenceFault {
             cause: "busy",
             detail: "the inference thread takes no more windows".into(),

@@ -10,13 +10,17 @@ use quorate_firmware_bridge::{
     chips::{self, BusKind, Chip, ChipConfig, shared::SharedChip},
     hwmon::{HwmonConfig, HwmonProbe},
     iio::{IioConfig, IioProbe},
-    linux::{Delay, I2cBus, serial::SerialLine, spi},
+    linux::{Delay, I2cBus, modbus::TcpLine, serial::SerialLine, spi},
+    modbus::{self, GroupChip, ModbusConfig, ModbusLine, Wire},
+    one_wire::OneWireProbe,
     simulated::{SimulatedConfig, SimulatedProbe},
+    thermal::ThermalProbe,
     wire::WireChip,
 };
 
 use crate::{
     clock::Clock,
+    own_feeds::Feeds,
     sensing::{Opener, Source},
     settings::{self, Settings},
 };
@@ -27,8 +31,12 @@ pub fn sources(settings: &Settings, clock: Clock) -> Vec<Source> {
     let mut openers = Openers::new(settings, clock);
     let source = |(index, sensor): (usize, &settings::Sensor)| {
         let (bus, open) = openers.opener(&sensor.source)?;
+        let id = SensorId(u16::try_from(index).expect("the number of sensors is validated"));
+        let known = settings.buses.iter().find(|known| known.id == bus);
         Some(Source {
-            sensor: SensorId(u16::try_from(index).expect("the number of sensors is validated")),
+            sensor: id,
+            lead_ms: lead_ms(settings, id),
+            rebind: known.filter(|bus| bus.rebind).map(|bus| bus.path.clone()),
             bus,
             open,
         })
@@ -41,13 +49,30 @@ pub fn sources(settings: &Settings, clock: Clock) -> Vec<Source> {
         .collect()
 }
 
+/// How long before the vote a sensor is polled; the shortest where several quantities have it.
+fn lead_ms(settings: &Settings, sensor: SensorId) -> Option<u64> {
+    let has = |quantity: &&quorate_core::config::QuantityConfig| quantity.sensors.contains(&sensor);
+    let leads = settings.quantities.iter().filter(has);
+    leads
+        .map(|quantity| match quantity.lead_ms {
+            0 => quantity.period_ms,
+            lead_ms => lead_ms,
+        })
+        .min()
+}
+
 /// The configured sensors that cannot be opened now, and why. Opens every one of them once.
 #[must_use]
 pub fn missing(settings: &Settings, clock: Clock) -> Vec<(String, String)> {
     let mut openers = Openers::new(settings, clock);
     let try_open = |sensor: &settings::Sensor| {
         let (_, mut open) = openers.opener(&sensor.source)?;
-        let patient = matches!(sensor.source, settings::Source::Wire { .. });
+        let patient = matches!(
+            sensor.source,
+            settings::Source::Wire { .. }
+                | settings::Source::Program { .. }
+                | settings::Source::Socket { .. }
+        );
         let sample = open().and_then(|mut probe| first_sample(probe.as_mut(), patient));
         let fault = sample
             .err()
@@ -78,6 +103,7 @@ pub(crate) fn remedy(source: &settings::Source, fault: SampleFault) -> String {
     let bus = match source {
         settings::Source::Chip { config, .. } => Some(config.description.bus),
         settings::Source::Wire { .. } => Some(BusKind::Serial),
+        settings::Source::Modbus { .. } => Some(BusKind::Modbus),
         _ => None,
     };
     let hint = match (fault, bus) {
@@ -102,6 +128,22 @@ pub(crate) fn remedy(source: &settings::Source, fault: SampleFault) -> String {
         (SampleFault::Timeout, Some(BusKind::Serial)) => {
             "nothing greets on this line: check baud, wiring and firmware"
         }
+        (SampleFault::Exited, _) => {
+            "the program ends: run its command by hand and see what it says"
+        }
+        (SampleFault::Missing, Some(BusKind::Modbus)) => {
+            "no such serial line: see /dev/serial/by-id"
+        }
+        (SampleFault::Permission, Some(BusKind::Modbus)) => {
+            "not permitted: add the user to the group dialout"
+        }
+        (SampleFault::Timeout, Some(BusKind::Modbus)) => {
+            "no answer: check unit, speed, parity and wiring"
+        }
+        (SampleFault::NoAcknowledge, Some(BusKind::Modbus)) => {
+            "nobody listens there: check address and port"
+        }
+        (SampleFault::Exception { .. }, _) => "the device refuses: check table, address and type",
         (SampleFault::Missing, None) => "no such device or file",
         (SampleFault::Permission, None) => "not permitted to read it",
         (SampleFault::NoAcknowledge, _) => {
@@ -122,6 +164,8 @@ pub(crate) struct Openers<'a> {
     settings: &'a Settings,
     clock: Clock,
     chips: BTreeMap<String, SharedChip>,
+    lines: BTreeMap<String, ModbusLine>,
+    feeds: Feeds,
 }
 
 impl<'a> Openers<'a> {
@@ -130,6 +174,8 @@ impl<'a> Openers<'a> {
             settings,
             clock,
             chips: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            feeds: Feeds::default(),
         }
     }
 
@@ -137,11 +183,34 @@ impl<'a> Openers<'a> {
     pub(crate) fn opener(&mut self, source: &settings::Source) -> Option<(String, Opener)> {
         match source {
             settings::Source::Replay => None,
-            settings::Source::Simulated(config) => {
-                Some(("simulated".into(), simulated(config.clone())))
+            settings::Source::Simulated { bus, config } => {
+                Some((bus.clone(), simulated(config.clone())))
             }
             settings::Source::Hwmon(config) => Some(("hwmon".into(), hwmon(config.clone()))),
             settings::Source::Iio(config) => Some(("iio".into(), iio(config.clone()))),
+            settings::Source::Thermal(config) => {
+                let config = config.clone();
+                let open: Opener = Box::new(move || {
+                    Ok(Box::new(ThermalProbe::new(config.clone())) as Box<dyn Probe>)
+                });
+                Some(("thermal".into(), open))
+            }
+            settings::Source::OneWire(config) => {
+                let config = config.clone();
+                let open: Opener =
+                    Box::new(move || Ok(Box::new(OneWireProbe::new(&config)) as Box<dyn Probe>));
+                Some(("one-wire".into(), open))
+            }
+            settings::Source::Modbus { bus, config } => {
+                let (chip, channel) = self.modbus(bus, config)?;
+                let open: Opener =
+                    Box::new(move || Ok(Box::new(chip.probe(channel)) as Box<dyn Probe>));
+                Some((bus.clone(), open))
+            }
+            settings::Source::Program { .. } | settings::Source::Socket { .. } => Some((
+                "feeds".into(),
+                self.feeds.opener(self.settings, source, self.clock)?,
+            )),
             settings::Source::Chip { bus, config } => {
                 let chip = self.chip(bus, config)?;
                 let channel = config.channel;
@@ -182,9 +251,43 @@ impl<'a> Openers<'a> {
         Some(chip.clone())
     }
 
+    /// The group of a value, and its channel there.
+    fn modbus(&mut self, bus: &str, config: &ModbusConfig) -> Option<(SharedChip, usize)> {
+        let known = self.settings.buses.iter().find(|known| known.id == *bus)?;
+        let clock = self.clock;
+        let line = self.lines.entry(bus.to_owned()).or_insert_with(|| {
+            let (known, tcp) = (known.clone(), known.address.is_some());
+            let timeout_ms = known.timeout_ms;
+            let open = Box::new(move || open_wire(&known));
+            ModbusLine::new(open, Box::new(move || clock.now().0), tcp, timeout_ms)
+        });
+        let same_line = |sensor: &settings::Sensor| match &sensor.source {
+            settings::Source::Modbus { bus: other, config } if other == bus => Some(config.clone()),
+            _ => None,
+        };
+        let all: Vec<_> = self.settings.sensors.iter().filter_map(same_line).collect();
+        let placed = |(index, group): (usize, modbus::Group)| {
+            let channel = group.channel(config)?;
+            Some((index, group, channel))
+        };
+        let mut groups = modbus::groups(&all).into_iter().enumerate();
+        let (index, group, channel) = groups.find_map(placed)?;
+        let line = line.clone();
+        let chip = self
+            .chips
+            .entry(format!("{bus} modbus {index}"))
+            .or_insert_with(|| {
+                let open = move || {
+                    Ok(Box::new(GroupChip::new(line.clone(), group.clone())) as Box<dyn Chip>)
+                };
+                SharedChip::new(Box::new(open), Box::new(move || clock.now().0))
+            });
+        Some((chip.clone(), channel))
+    }
+
     fn chip(&mut self, bus: &str, config: &ChipConfig) -> Option<SharedChip> {
         let known = self.settings.buses.iter().find(|known| known.id == *bus)?;
-        let path = known.path.clone();
+        let (path, baud) = (known.path.clone(), known.baud);
         let clock = self.clock;
         let wanted = config.clone();
         let key = format!(
@@ -193,7 +296,7 @@ impl<'a> Openers<'a> {
         );
         let chip = self.chips.entry(key).or_insert_with(|| {
             SharedChip::new(
-                Box::new(move || open_chip(&path, &wanted)),
+                Box::new(move || open_chip((&path, baud), &wanted, clock)),
                 Box::new(move || clock.now().0),
             )
         });
@@ -201,7 +304,20 @@ impl<'a> Openers<'a> {
     }
 }
 
-fn open_chip(path: &Path, config: &ChipConfig) -> Result<Box<dyn Chip>, SampleFault> {
+fn open_wire(bus: &settings::Bus) -> Result<Box<dyn Wire>, SampleFault> {
+    match bus.address {
+        Some(address) => Ok(Box::new(TcpLine::connect(address, bus.timeout_ms)?)),
+        None => Ok(Box::new(SerialLine::open_with(
+            &bus.path, bus.baud, bus.parity,
+        )?)),
+    }
+}
+
+fn open_chip(
+    (path, baud): (&Path, u32),
+    config: &ChipConfig,
+    clock: Clock,
+) -> Result<Box<dyn Chip>, SampleFault> {
     let chip = match config.description.bus {
         BusKind::I2c => {
             let bus = I2cBus::open(path).map_err(|error| {
@@ -217,7 +333,11 @@ fn open_chip(path: &Path, config: &ChipConfig) -> Result<Box<dyn Chip>, SampleFa
             })?;
             chips::on_spi(config, bus, Delay)
         }
-        BusKind::Serial => None,
+        BusKind::Serial => {
+            let line = SerialLine::open(path, baud)?;
+            chips::on_serial(config, line, Box::new(move || clock.now_us()))
+        }
+        BusKind::Modbus => None,
     };
     chip.ok_or(SampleFault::Malformed)
 }

@@ -48,7 +48,25 @@ pub enum StatusError {
 /// # Errors
 /// When nothing answers, when the answer is not an agent's, or when `output` fails.
 pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), StatusError> {
-    let answer = ask(address).map_err(|source| StatusError::Absent { address, source })?;
+    let (body, picture) = asked(address, "/api/v1/status")?;
+    if json {
+        writeln!(output, "{body}")?;
+    } else {
+        account(&picture, output)?;
+    }
+    Ok(())
+}
+
+/// The answer to one question to the agent's endpoint.
+///
+/// # Errors
+/// When nothing answers, or when the answer is not an agent's.
+pub fn ask_json(address: SocketAddr, path: &str) -> Result<Value, StatusError> {
+    asked(address, path).map(|(_, json)| json)
+}
+
+fn asked(address: SocketAddr, path: &str) -> Result<(String, Value), StatusError> {
+    let answer = ask(address, path).map_err(|source| StatusError::Absent { address, source })?;
     let foreign = |what: &str| StatusError::Foreign {
         address,
         what: what.into(),
@@ -67,27 +85,22 @@ pub fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(
         let line = head.lines().next().unwrap_or_default();
         return Err(foreign(&clean(line)));
     }
-    let picture: Value = serde_json::from_str(body).map_err(|_| foreign("no JSON, or cut off"))?;
-    if picture["schema"] != 1 {
+    let json: Value = serde_json::from_str(body).map_err(|_| foreign("no JSON, or cut off"))?;
+    if json["schema"] != 1 {
         return Err(foreign(
-            "its status is not of schema 1; use the `quorate` of the same version",
+            "its answer is not of schema 1; use the `quorate` of the same version",
         ));
     }
-    if json {
-        writeln!(output, "{body}")?;
-    } else {
-        account(&picture, output)?;
-    }
-    Ok(())
+    Ok((body.to_owned(), json))
 }
 
-fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
+fn ask(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     write!(
         stream,
-        "GET /api/v1/status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
@@ -167,6 +180,15 @@ fn account_parts(picture: &Value, output: &mut impl Write) -> io::Result<()> {
             "model     {}: {state}, score {score} of {threshold}{alarm}",
             text(&model["id"])
         )?;
+        let trial = &model["trial"];
+        if trial.is_object() {
+            let (phase, state) = (text(&trial["phase"]), text(&trial["state"]));
+            write!(
+                output,
+                ", version {} on trial: {phase}, {state}",
+                text(&trial["version"])
+            )?;
+        }
         ended(&model["fault"], &model["retry_ms"], output)?;
     }
     Ok(())
@@ -253,20 +275,20 @@ fn account_quantity(quantity: &Value, output: &mut impl Write) -> io::Result<()>
     Ok(())
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     clean(value.as_str().unwrap_or("?"))
 }
 
 /// What a terminal would obey is not printed.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-fn number(value: &Value) -> String {
+pub(crate) fn number(value: &Value) -> String {
     match (value.as_u64(), value.as_f64()) {
         (Some(whole), _) => whole.to_string(),
         (None, Some(real)) => format!("{real:.3}"),

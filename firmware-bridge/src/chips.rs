@@ -13,6 +13,7 @@ mod registers;
 pub mod shared;
 
 pub mod ads1115;
+pub mod adxl345;
 pub mod bme280;
 pub mod bmp388;
 pub mod ina219;
@@ -24,6 +25,7 @@ pub mod max31865;
 pub mod mcp3008;
 pub mod mcp9808;
 pub mod mpu6050;
+pub mod pmsx003;
 pub mod scd4x;
 pub mod sht3x;
 pub mod sht4x;
@@ -33,6 +35,7 @@ pub mod tmp117;
 use embedded_hal::{delay::DelayNs, i2c::I2c, spi::SpiDevice};
 
 use crate::SampleFault;
+use crate::wire::{Line, NowUs};
 
 pub use description::{
     Accuracy, Allowed, BusKind, Channel, ChipConfig, Description, Identity, OptionKey,
@@ -42,7 +45,7 @@ pub use description::{
 pub const CHANNELS_MAX: usize = 32;
 
 /// Every chip, in the order of the documentation.
-pub const CHIPS: [&Description; 18] = [
+pub const CHIPS: [&Description; 20] = [
     &tmp102::DESCRIPTION,
     &lm75::DESCRIPTION,
     &tmp117::DESCRIPTION,
@@ -58,9 +61,11 @@ pub const CHIPS: [&Description; 18] = [
     &ina219::DESCRIPTION,
     &ina226::DESCRIPTION,
     &lis3dh::DESCRIPTION,
+    &adxl345::DESCRIPTION,
     &mpu6050::DESCRIPTION,
     &max31855::DESCRIPTION,
     &max31865::DESCRIPTION,
+    &pmsx003::DESCRIPTION,
 ];
 
 /// The description of a chip by its name in the configuration.
@@ -141,6 +146,7 @@ where
         "ads1115" => Box::new(ads1115::Ads1115::new(bus, delay, at, options)),
         "ina219" => Box::new(ina219::Ina219::new(bus, at, options)),
         "ina226" => Box::new(ina226::Ina226::new(bus, at, options)),
+        "adxl345" => Box::new(adxl345::Adxl345::new(bus, at, options)),
         "lis3dh" => Box::new(lis3dh::Lis3dh::new(bus, at, options)),
         "mpu6050" => Box::new(mpu6050::Mpu6050::new(bus, delay, at, options)),
         _ => return None,
@@ -162,13 +168,38 @@ where
     })
 }
 
+/// A driver for a sensor on a serial line; `None` when the configuration names another kind of chip.
+pub fn on_serial<L>(config: &ChipConfig, line: L, now_us: NowUs) -> Option<Box<dyn Chip>>
+where
+    L: Line + 'static,
+{
+    match config.description.kind {
+        "pmsx003" => Some(Box::new(pmsx003::Pmsx003::new(line, now_us))),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use super::{Allowed, BusKind, CHANNELS_MAX, CHIPS, ChipConfig, find, on_i2c, on_spi};
+    use super::{
+        Allowed, BusKind, CHANNELS_MAX, CHIPS, ChipConfig, find, on_i2c, on_serial, on_spi,
+    };
     use embedded_hal_mock::eh1::{delay::NoopDelay, i2c, spi};
     use std::collections::BTreeSet;
+
+    struct Silent;
+
+    impl crate::wire::Line for Silent {
+        fn read(&mut self, _: &mut [u8]) -> Result<usize, crate::SampleFault> {
+            Ok(0)
+        }
+
+        fn write(&mut self, _: &[u8]) -> Result<usize, crate::SampleFault> {
+            Ok(0)
+        }
+    }
 
     #[test]
     fn every_chip_has_a_driver_on_its_bus() {
@@ -180,6 +211,8 @@ mod tests {
             let by_spi = on_spi(&config, spi.clone(), NoopDelay::new()).is_some();
             assert_eq!(by_i2c, chip.bus == BusKind::I2c, "{}", chip.kind);
             assert_eq!(by_spi, chip.bus == BusKind::Spi, "{}", chip.kind);
+            let by_serial = on_serial(&config, Silent, Box::new(|| 0)).is_some();
+            assert_eq!(by_serial, chip.bus == BusKind::Serial, "{}", chip.kind);
             i2c.done();
             spi.done();
         }

@@ -40,11 +40,24 @@ pub enum SampleFault {
     Saturated,
     /// Samples were lost between the device and here, for example because a buffer of the chip ran over.
     Overrun,
+    /// The newest value is too old, or none came for too long.
+    Stale,
+    /// The program that sends values has ended; it is started again.
+    Exited,
+    /// Nobody is connected who could send a value.
+    Disconnected,
+    /// The source says itself that it has no value, for a reason that is none of these.
+    Reported,
+    /// A Modbus device answers with an exception.
+    Exception {
+        /// Its code, 1 to 11 in the protocol.
+        code: u8,
+    },
 }
 
 impl SampleFault {
     /// Every cause once, for tables and metrics. `BusError` stands without an error number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 25] = [
         Self::NoAcknowledge,
         Self::BusError { errno: None },
         Self::Timeout,
@@ -58,7 +71,25 @@ impl SampleFault {
         Self::ShortCircuit,
         Self::Saturated,
         Self::Overrun,
+        Self::Stale,
+        Self::Exited,
+        Self::Disconnected,
+        Self::Reported,
+        Self::Exception { code: 1 },
+        Self::Exception { code: 2 },
+        Self::Exception { code: 3 },
+        Self::Exception { code: 4 },
+        Self::Exception { code: 6 },
+        Self::Exception { code: 10 },
+        Self::Exception { code: 11 },
+        Self::Exception { code: 0 },
     ];
+
+    /// The cause with this word, as another program may name it.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.as_str() == word)
+    }
 
     /// The cause as one kebab-case word. These words are part of the telemetry: they may be added to,
     /// never changed.
@@ -78,6 +109,21 @@ impl SampleFault {
             Self::ShortCircuit => "short-circuit",
             Self::Saturated => "saturated",
             Self::Overrun => "overrun",
+            Self::Stale => "stale",
+            Self::Exited => "exited",
+            Self::Disconnected => "disconnected",
+            Self::Reported => "reported",
+            // MODBUS Application Protocol 1.1b3, chapter 7.
+            Self::Exception { code } => match code {
+                1 => "illegal-function",
+                2 => "illegal-address",
+                3 => "illegal-value",
+                4 => "device-failure",
+                5 | 6 => "device-busy",
+                10 => "gateway-path",
+                11 => "gateway-target",
+                _ => "exception",
+            },
         }
     }
 
@@ -101,7 +147,52 @@ impl SampleFault {
             | Self::Reset
             | Self::ShortCircuit
             | Self::Saturated
-            | Self::Overrun => false,
+            | Self::Overrun
+            | Self::Stale
+            | Self::Exited
+            | Self::Disconnected
+            | Self::Reported
+            | Self::Exception { .. } => false,
+        }
+    }
+}
+
+/// How far a fault reaches: what is worth asking again at the sampling rate, and what is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultReach {
+    /// There is no value yet.
+    Pending,
+    /// The device answers, but this value cannot be used.
+    Value,
+    /// The device does not answer, or not as it should.
+    Device,
+    /// The transfer itself failed.
+    Bus,
+}
+
+impl SampleFault {
+    /// How far it reaches.
+    #[must_use]
+    pub const fn reach(self) -> FaultReach {
+        match self {
+            Self::NotReady | Self::Exception { code: 5 | 6 } => FaultReach::Pending,
+            Self::OpenCircuit
+            | Self::Reset
+            | Self::ShortCircuit
+            | Self::Saturated
+            | Self::Overrun
+            | Self::Stale
+            | Self::Reported
+            | Self::Exception { code: 1..=4 } => FaultReach::Value,
+            Self::NoAcknowledge
+            | Self::Checksum
+            | Self::Missing
+            | Self::Permission
+            | Self::Malformed
+            | Self::Exited
+            | Self::Disconnected
+            | Self::Exception { .. } => FaultReach::Device,
+            Self::BusError { .. } | Self::Timeout => FaultReach::Bus,
         }
     }
 }

@@ -89,6 +89,27 @@ pub fn sensors(system: &Path) -> Vec<FoundSensor> {
             });
         }
     }
+    for zone in names(&system.join("class/thermal")) {
+        let file = system.join("class/thermal").join(&zone).join("type");
+        let Some(kind) = plain_text(&file).filter(|_| zone.starts_with("thermal_zone")) else {
+            continue;
+        };
+        found.push(FoundSensor {
+            kind: "thermal",
+            source: format!("{{ kind = \"thermal\", zone = \"{kind}\" }}"),
+        });
+    }
+    for device in names(&system.join("bus/w1/devices")) {
+        if crate::one_wire::OneWireConfig::new(&device)
+            .validate()
+            .is_ok()
+        {
+            found.push(FoundSensor {
+                kind: "one-wire",
+                source: format!("{{ kind = \"one-wire\", device = \"{device}\" }}"),
+            });
+        }
+    }
     found
 }
 
@@ -107,7 +128,12 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// What the file `name` of a device holds, when it can stand in a configuration.
 fn name_of(folder: &Path) -> Option<String> {
-    let text = crate::sysfs::read_text(&folder.join("name")).ok()?;
+    plain_text(&folder.join("name"))
+}
+
+/// What a file holds, when it can stand in a configuration.
+fn plain_text(file: &Path) -> Option<String> {
+    let text = crate::sysfs::read_text(file).ok()?;
     let name = text.as_str();
     let plain = !name.is_empty()
         && name
@@ -183,6 +209,19 @@ mod tests {
         file(&iio.join("name"), "bme280\n");
         file(&iio.join("in_temp_input"), "1\n");
         file(&iio.join("sampling_frequency"), "1\n");
+        file(
+            &root.path().join("class/thermal/thermal_zone0/type"),
+            "cpu-thermal\n",
+        );
+        file(
+            &root.path().join("class/thermal/cooling_device0/type"),
+            "fan\n",
+        );
+        file(
+            &root.path().join("bus/w1/devices/28-0316a2794bff/w1_slave"),
+            "",
+        );
+        file(&root.path().join("bus/w1/devices/w1_bus_master1/x"), "");
         file(&root.path().join("class/hwmon/hwmon1/name"), "a\"b\n");
         file(&root.path().join("class/hwmon/hwmon1/temp1_input"), "1\n");
         let found: Vec<_> = sensors(root.path())
@@ -195,6 +234,8 @@ mod tests {
                 "{ kind = \"hwmon\", chip = \"cpu_thermal\", input = \"power1_average\" }",
                 "{ kind = \"hwmon\", chip = \"cpu_thermal\", input = \"temp1\" }",
                 "{ kind = \"iio\", name = \"bme280\", channel = \"in_temp\" }",
+                "{ kind = \"thermal\", zone = \"cpu-thermal\" }",
+                "{ kind = \"one-wire\", device = \"28-0316a2794bff\" }",
             ]
         );
     }

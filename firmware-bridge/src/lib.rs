@@ -18,14 +18,17 @@ pub mod hwmon;
 pub mod iio;
 pub mod kernel;
 pub mod linux;
+pub mod modbus;
+pub mod one_wire;
 pub mod simulated;
 mod sysfs;
+pub mod thermal;
 pub mod trace;
 pub mod vibration;
 pub mod wire;
 
 pub use config::ConfigError;
-pub use fault::SampleFault;
+pub use fault::{FaultReach, SampleFault};
 
 /// A source of samples of one quantity.
 ///
@@ -39,10 +42,17 @@ pub trait Probe: Send {
     /// The cause when no value could be had. The next call tries afresh;
     /// [`SampleFault::is_permanent`] tells whether that is likely to help.
     fn sample(&mut self) -> Result<f64, SampleFault>;
+
+    /// Gives back every file of the device, for a bus that is to be reset; the next sample opens it anew.
+    fn close(&mut self) {}
 }
 
 impl<P: Probe + ?Sized> Probe for Box<P> {
     fn sample(&mut self) -> Result<f64, SampleFault> {
         (**self).sample()
+    }
+
+    fn close(&mut self) {
+        (**self).close();
     }
 }

@@ -10,6 +10,7 @@
 //! that the I2C specification leaves to devices is refused before it reaches the bus. A transfer blocks for
 //! at most the adapter's own time limit, which the kernel sets (commonly one second).
 
+pub mod modbus;
 pub mod serial;
 pub mod spi;
 

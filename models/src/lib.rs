@@ -40,8 +40,8 @@ pub use golden::{
     Tolerance,
 };
 pub use manifest::{
-    Budgets, Figures, Input, MANIFEST_BYTES_MAX, Manifest, ManifestError, ONNX_BYTES_MAX, Output,
-    Preprocessing, Training, WINDOW_ELEMENTS_MAX, Window,
+    Budgets, Figures, Impute, Input, MANIFEST_BYTES_MAX, Manifest, ManifestError, Missing,
+    ONNX_BYTES_MAX, Output, Preprocessing, Training, WINDOW_ELEMENTS_MAX, Window,
 };
 pub use operators::OperatorRefusal;
 pub use package::{Package, PackageError, Verdict};

@@ -13,6 +13,9 @@ use crate::digest::Digest;
 
 mod check;
 mod file;
+mod missing;
+
+pub use missing::{Impute, Missing};
 
 /// Largest `manifest.toml`, bytes. The one that ships has about 2 KiB.
 pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
@@ -89,6 +92,8 @@ pub struct Manifest {
     pub preprocessing: Preprocessing,
     /// What the model gives, in order. The first is the score. Never empty.
     pub outputs: Vec<Output>,
+    /// What the model does without all of its inputs.
+    pub missing: Missing,
     /// What the model may cost on the device.
     pub budgets: Budgets,
     /// How the model was made and how well it does.
@@ -131,6 +136,8 @@ pub struct Input {
     pub mean: f64,
     /// Standard deviation of the training data, in `unit`, above 0.
     pub scale: f64,
+    /// What stands in for it, with [`Missing::Impute`].
+    pub impute: Option<Impute>,
 }
 
 /// What is done to a value before it enters the tensor. The core does it, not this crate.
@@ -152,6 +159,10 @@ pub struct Output {
     pub meaning: String,
     /// A number above it is an anomaly. The first output, the score, always has one.
     pub threshold: Option<f64>,
+    /// What was above the threshold stays an anomaly until it is not above the threshold less this; 0 or more.
+    pub hysteresis: f64,
+    /// Where the number lies; one outside is told of. Low < high.
+    pub range: Option<[f64; 2]>,
 }
 
 /// How the model was made and how it scores.
@@ -273,6 +284,7 @@ impl Manifest {
             inputs: file.inputs.into_iter().map(Input::from).collect(),
             preprocessing,
             outputs: file.outputs.into_iter().map(Output::from).collect(),
+            missing: Missing::from(file.missing),
             budgets: Budgets {
                 load_ms_max: file.budgets.load_ms_max,
                 p99_us_max: file.budgets.p99_us_max,
@@ -291,6 +303,7 @@ impl From<file::Input> for Input {
             range,
             mean,
             scale,
+            impute,
         } = file;
         Input {
             quantity,
@@ -298,6 +311,7 @@ impl From<file::Input> for Input {
             range,
             mean,
             scale,
+            impute: impute.map(Impute::from),
         }
     }
 }
@@ -308,11 +322,15 @@ impl From<file::Output> for Output {
             name,
             meaning,
             threshold,
+            hysteresis,
+            range,
         } = file;
         Output {
             name,
             meaning,
             threshold,
+            hysteresis: hysteresis.unwrap_or(0.0),
+            range,
         }
     }
 }

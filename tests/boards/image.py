@@ -128,6 +128,7 @@ def main():
             for life in range(a.kills + 1):
                 endpoint = delivery.Endpoint()
                 board = r.boot(endpoint)
+                board.wait_text("Welcome to", 300)
                 warmth = raspberry_pi.Warmth(board, raspberry_pi.SENSORS, life)
                 if life == 0:
                     guarded(r, board, endpoint, ledger, check)

@@ -74,6 +74,7 @@ class Peer:
 class Hostile:
     def __init__(self, dense, seed, poison=(), lossy=0.0):
         self.rng, self.ledger, self.poison, self.lossy = random.Random(seed), Ledger(dense), set(poison), lossy
+        self.closers = set()    # records at which the connection is reset instead of answered
         self.faults, self.connections, self.corrupt, self.dropped, self.repeats_most = dict.fromkeys(FAULTS, 0), 0, 0, 0, 0
         self.peaceful = self.closing = False
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -211,6 +212,8 @@ class Hostile:
         batch = json.loads(payload)
         self.check(batch, payload, body[at:at + length])
         peer.records += len(batch["records"])
+        if self.closers and any(record["seq"] in self.closers for record in batch["records"]):
+            return self.end(peer, True)
         poisoned = self.poison and any(record["seq"] in self.poison for record in batch["records"])
         if poisoned or strikes and peer.fault in REASONS:
             reason = 0x99 if poisoned else REASONS[peer.fault]

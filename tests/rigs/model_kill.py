@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Kills `quorate model stage`, `promote` and `rollback` at system calls that change the disk, one after another; and the
-agent itself at starts with a new model.
+"""Kills `quorate model stage`, `promote` and `rollback` at system calls that change the disk, one after another; the agent
+itself at starts with a new model; and at random moments while a model is on trial.
 
-usage: tests/rigs/model_kill.py --binary target/debug/quorate [--points N] [--seed N]
+usage: tests/rigs/model_kill.py --binary target/debug/quorate [--points N] [--trials N] [--seed N]
 needs: strace that may trace. Python's own library only.
 
 After each kill: `model status` answers, what it says is active is what was active before or what the command made active,
 `quorate check` loads it (signature, digests and golden vectors), and the same command again succeeds and leaves the same as
 a run that was never killed. Then: an agent with a new model is killed with SIGKILL at start after start; it must be back at
-the model before after three of them, and its outbox must hold the event.
+the model before after three of them, and its outbox must hold the event. Then the same commands while a model is in shadow,
+and an agent that is killed at random moments of a trial: whatever it was, a verified model is active, and the trial goes on.
 
 Prints one line per failure and a summary in JSON. Exit 1 on a failure.
 """
@@ -110,7 +111,7 @@ class Rig:
                 if checked.returncode or f"version {active} " not in checked.stdout:
                     self.fail(f"{place}: check of release {active}: {checked.stdout[-300:]} {checked.stderr}")
                 # A rollback that is done needs no second one: it would go back further.
-                if name != "rollback" or found != new:
+                if not name.startswith("rollback") or found != new:
                     again = self.ran(*arguments)
                     if again.returncode:
                         self.fail(f"{place}: again: {again.stderr}")
@@ -120,7 +121,7 @@ class Rig:
                 named = {held["digest"] for held in self.held()}
                 kept = {file.removesuffix(".qmodel") for file in kept}
                 # What a cut rollback left is cleared by the next step or start.
-                if not named <= kept or (name != "rollback" and named != kept):
+                if not named <= kept or (not name.startswith("rollback") and named != kept):
                     self.fail(f"{place}: files {kept}, named {named}")
 
     def held(self):
@@ -139,6 +140,43 @@ class Rig:
                 self.fail(f"waited {limit_s} s for {what}")
                 return
             time.sleep(0.02)
+
+    def trial(self, seconds):
+        """The configuration with a trial of so many seconds for each phase, or without one."""
+        text = re.sub(r"trial = .*\n", "", open(self.config).read())
+        if seconds:
+            table = (f"trial = {{ shadow_s = {seconds}, canary_s = {seconds}, answers_min = 5, auto = 'promote', "
+                     "errors_max_share = 1.0 }")
+            text = text.replace("inputs = ['t-q', 'v-q', 'a-q']\n", f"inputs = ['t-q', 'v-q', 'a-q']\n{table}\n")
+        open(self.config, "w").write(text)
+
+    def phase(self):
+        return (self.status().get("trial") or {}).get("phase")
+
+    def trials(self, kills, dice):
+        """Kills an agent at random moments of a trial of release 3 over release 2, each time from its beginning."""
+        seen = collections.Counter()
+        for _ in range(kills):
+            self.restore("staged")
+            agent = self.start()
+            time.sleep(dice.uniform(0.2, 5.0))
+            agent.kill()
+            agent.wait()
+            record = self.status()
+            seen[(record.get("trial") or {}).get("phase") or ("active" if record["active"]["release"] == 3 else "staged")] += 1
+            if record["active"]["release"] not in (2, 3):
+                self.fail(f"killed on trial: {record}")
+            checked = self.ran("check", "--config", self.config)
+            if checked.returncode:
+                self.fail(f"killed on trial: check: {checked.stdout[-300:]} {checked.stderr}")
+            agent = self.start()
+            self.wait("release 3 after a kill on trial", lambda: self.status()["active"]["release"] == 3, 60)
+            agent.send_signal(signal.SIGTERM)
+            agent.wait()
+            record = self.status()
+            if record["previous"]["release"] != 2 or record["staged"] or record.get("trial"):
+                self.fail(f"after a kill on trial: {record}")
+        return dict(seen)
 
     def crash_loop(self):
         """Starts with release 3 that die before it is confirmed; the start after the third is back at release 2."""
@@ -175,6 +213,7 @@ def main():
     parser.add_argument("--binary", required=True)
     parser.add_argument("--points", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=30)
     options = parser.parse_args()
     began = time.monotonic()
     if not shutil.which("strace"):
@@ -202,7 +241,19 @@ def main():
         rig.sweep("rollback", ["model", "rollback", *place], "promoted", options.points, dice)
         rig.restore("promoted")
         starts = rig.crash_loop()
+        rig.restore("staged")
+        rig.trial(3600)
+        agent = rig.start()
+        rig.wait("the shadow", lambda: rig.phase() == "shadow")
+        agent.send_signal(signal.SIGTERM)
+        agent.wait()
+        rig.save("shadow")
+        rig.sweep("rollback of a shadow", ["model", "rollback", *place], "shadow", options.points, dice)
+        rig.sweep("promote --force of a shadow", ["model", "promote", "--force", *place], "shadow", options.points, dice)
+        rig.trial(1)
+        trials = rig.trials(options.trials, dice)
         print(json.dumps({"kills": sum(rig.kills.values()), "by_place": dict(rig.kills), "starts_until_back": starts,
+                          "killed_on_trial": trials,
                           "failures": len(rig.failures), "rig": "model_kill", "seconds": round(time.monotonic() - began)}))
         sys.exit(1 if rig.failures else 0)
 

@@ -7,7 +7,9 @@
 
 mod commanding;
 mod delivery;
+mod guarding;
 mod memory;
+mod modelling;
 mod picture;
 mod telling;
 
@@ -21,14 +23,15 @@ use crate::{
     command::Commands,
     config::{Config, Recovered},
     device::Devices,
-    event::{Action, Event, InferenceFault, ProbeFault, Worker},
+    event::{Action, Event, ProbeFault, Worker},
     gone::{Gone, Loss},
+    guard::Guards,
     health::Counters,
-    infer::{Model, Step},
     link::Link,
+    model::{Answer, Model},
     outbox::Outbox,
     quantity::{Change, Quantity},
-    record::{Body, InputSummary, Occurrence},
+    record::{Body, Occurrence},
     sensor::Sensor,
     units::{BootId, Epoch, ModelId, Mono, SensorId, WallAnchor},
     vitals::{Debts, Vitals},
@@ -55,6 +58,7 @@ pub struct Agent {
     link: Option<Link>,
     vitals: Vitals,
     polled_since: Option<Mono>,
+    guards: Guards,
     counters: Counters,
     changes: Vec<Change>,
     checkpoint_next: Mono,
@@ -101,6 +105,7 @@ impl Agent {
             link: config.link.map(|link| Link::new(link, now)),
             vitals: Vitals::new(config.vitals, now),
             polled_since: None,
+            guards: Guards::new(&config.guard, config.sensors.len(), now),
             counters: Counters::default(),
             changes: Vec::new(),
             checkpoint_next: now.plus_ms(checkpoint::PERIOD_MS),
@@ -145,11 +150,22 @@ impl Agent {
                 taken,
                 value,
             } => self.take_sample(now, sensor, taken, value, actions),
+            Event::Recovered { bus, outcome } => self.take_recovery(now, bus, outcome, actions),
             Event::Inferred {
                 model,
+                lane,
                 tick,
+                took_us,
                 outcome,
-            } => self.take_inference(now, model, tick, outcome, actions),
+            } => {
+                let answer = Answer {
+                    lane,
+                    tick,
+                    took_us,
+                    outcome,
+                };
+                self.take_inference(now, model, answer, actions);
+            }
             Event::Stored { first, last } => self.take_stored(now, (first, last), actions),
             Event::StoreFailed { first, last, fault } => {
                 self.counters.store_faults += 1;
@@ -161,10 +177,7 @@ impl Agent {
                 records,
             } => self.take_records(now, (after, through), records, actions),
             Event::Checkpoint(checkpoint) => self.restore(now, &checkpoint, actions),
-            Event::LoadFailed { .. } => {
-                self.counters.store_faults += 1;
-                self.outbox.load_failed(now);
-            }
+            Event::LoadFailed { .. } => self.note_load_failure(now),
             Event::StoreReport(report) => self.outbox.report = report,
             Event::RecordsGone {
                 first,
@@ -196,7 +209,7 @@ impl Agent {
             Event::Command(event) => self.take_command_event(now, event, actions),
             Event::Acked { batch, outcome } => self.take_ack(now, batch, outcome, actions),
             Event::Wall(anchor) => self.take_wall(now, anchor, actions),
-            Event::ModelChanged(change) => self.tell_model_change(now, change, actions),
+            Event::Model(event) => self.take_model_event(now, event, actions),
             Event::WorkerDied { worker, cause } => self.bury(now, worker, cause, actions),
             Event::Stop => self.stop(now, actions),
         }
@@ -205,12 +218,13 @@ impl Agent {
         self.tell_delivery(now, actions);
     }
 
+    fn note_load_failure(&mut self, now: Mono) {
+        self.counters.store_faults += 1;
+        self.outbox.load_failed(now);
+    }
+
     fn advance(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        for quantity in &mut self.quantities {
-            if quantity.poll(now, actions) && self.polled_since.is_none() {
-                self.polled_since = Some(now);
-            }
-        }
+        self.poll(now, actions);
         if let Some(link) = &mut self.link {
             if link.wants_failback(now) && self.outbox.drain() {
                 link.return_to_preferred(actions);
@@ -220,6 +234,7 @@ impl Agent {
         if now >= self.checkpoint_next {
             self.save(now, actions);
         }
+        self.advance_trials(now, actions);
         self.advance_commands(now, actions);
         self.outbox.advance(now, self.link_is_up(), actions);
         if now >= self.vitals.next_deadline() {
@@ -299,42 +314,6 @@ impl Agent {
         self.changes = changes;
     }
 
-    /// A model takes a row at the ticks of its slowest input.
-    fn advance_models(&mut self, now: Mono, tick: Mono, actions: &mut Vec<Action>) {
-        for index in 0..self.models.len() {
-            let inputs = &self.models[index].config().inputs;
-            let slowest = inputs
-                .iter()
-                .map(|input| input.quantity)
-                .max_by_key(|quantity| {
-                    (
-                        self.quantities[quantity.index()].config().period_ms,
-                        core::cmp::Reverse(*quantity),
-                    )
-                });
-            if slowest.is_none_or(|quantity| self.quantities[quantity.index()].tick != Some(tick)) {
-                continue;
-            }
-            let votes: Vec<_> = inputs
-                .iter()
-                .map(|input| self.quantities[input.quantity.index()].vote.value)
-                .collect();
-            let summary = |input: &crate::config::ModelInput| {
-                let quantity = &self.quantities[input.quantity.index()];
-                InputSummary {
-                    quantity: input.quantity,
-                    quality: quantity.quality(),
-                    excluded: quantity.excluded(),
-                }
-            };
-            let summaries = inputs.iter().map(summary).collect();
-            let before = self.models[index].state;
-            let step = self.models[index].advance(now, tick, &votes, summaries, actions);
-            self.counters.inferences_skipped += u64::from(step == Step::Skipped);
-            self.tell_model(tick, index, before, None, actions);
-        }
-    }
-
     fn take_sample(
         &mut self,
         now: Mono,
@@ -344,6 +323,7 @@ impl Agent {
         actions: &mut Vec<Action>,
     ) {
         self.polled_since = None;
+        self.note_answer(now, sensor, value.map(|_| ()), actions);
         let Some(state) = self.sensors.get_mut(sensor.index()) else {
             return;
         };
@@ -361,42 +341,6 @@ impl Agent {
                 ..Occurrence::default()
             };
             self.tell(now, occurrence, actions);
-        }
-    }
-
-    fn take_inference(
-        &mut self,
-        now: Mono,
-        model: ModelId,
-        tick: Mono,
-        outcome: Result<Vec<f32>, InferenceFault>,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(state) = self.models.get_mut(model.index()) else {
-            return;
-        };
-        let (before, alarm_before) = (state.state, state.alarm);
-        match state.answer(now, tick, outcome, &mut self.random) {
-            None => {}
-            Some(Ok(inference)) => {
-                self.counters.inferences += 1;
-                let alarm = inference.alarm;
-                self.record(tick, Body::Inference(inference), actions);
-                self.tell_model(now, model.index(), before, None, actions);
-                if alarm != alarm_before {
-                    let occurrence = Occurrence {
-                        what: "alarm",
-                        subject: self.config.models[model.index()].id.clone(),
-                        to: Some(if alarm { "raised" } else { "cleared" }),
-                        ..Occurrence::default()
-                    };
-                    self.tell(tick, occurrence, actions);
-                }
-            }
-            Some(Err(fault)) => {
-                self.counters.inference_faults += 1;
-                self.tell_model(now, model.index(), before, Some(fault), actions);
-            }
         }
     }
 

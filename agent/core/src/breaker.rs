@@ -4,19 +4,30 @@
 //!
 //! | from | to | when |
 //! |---|---|---|
-//! | Closed | Open | [`FAILURES_MAX`] failures in a row |
+//! | Closed | Open | [`Limits::failures_max`] failures in a row |
 //! | Open | HalfOpen | the back-off has passed and the part is asked once |
 //! | HalfOpen | Closed | that one attempt succeeded |
 //! | HalfOpen | Open | that one attempt failed; the back-off doubles |
 
 use crate::units::Mono;
 
-/// Failures in a row that open the breaker.
-pub(crate) const FAILURES_MAX: u32 = 3;
-/// First back-off in milliseconds.
-pub(crate) const BACKOFF_MS_MIN: u64 = 1_000;
-/// Longest back-off in milliseconds.
-pub(crate) const BACKOFF_MS_MAX: u64 = 300_000;
+/// When a breaker opens and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Failures in a row that open it; at least 1.
+    pub(crate) failures_max: u32,
+    /// First back-off in milliseconds.
+    pub(crate) backoff_ms_min: u64,
+    /// Longest back-off in milliseconds.
+    pub(crate) backoff_ms_max: u64,
+}
+
+/// Those of a model.
+pub(crate) const MODEL: Limits = Limits {
+    failures_max: 3,
+    backoff_ms_min: 1_000,
+    backoff_ms_max: 300_000,
+};
 
 /// One breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,16 +61,57 @@ impl Breaker {
         *self = Self::new();
     }
 
+    /// One failure, with the limits of a model.
     pub(crate) fn fail(&mut self, now: Mono, random: &mut fastrand::Rng) {
+        self.fail_within(now, MODEL, random);
+    }
+
+    /// One failure.
+    pub(crate) fn fail_within(&mut self, now: Mono, limits: Limits, random: &mut fastrand::Rng) {
         *self = match *self {
-            Self::Closed { failures } if failures + 1 < FAILURES_MAX => Self::Closed {
+            Self::Closed { failures } if failures + 1 < limits.failures_max => Self::Closed {
                 failures: failures + 1,
             },
-            Self::Closed { .. } => Self::open(now, BACKOFF_MS_MIN, random),
+            Self::Closed { .. } => Self::open(now, limits.backoff_ms_min, random),
             Self::HalfOpen { backoff_ms } | Self::Open { backoff_ms, .. } => {
-                Self::open(now, (backoff_ms * 2).min(BACKOFF_MS_MAX), random)
+                let doubled_ms = backoff_ms.saturating_mul(2);
+                let most_ms = limits.backoff_ms_max.max(limits.backoff_ms_min);
+                Self::open(
+                    now,
+                    doubled_ms.clamp(limits.backoff_ms_min, most_ms),
+                    random,
+                )
             }
         };
+    }
+
+    /// Opens with a back-off that was reached before.
+    pub(crate) fn open_with(&mut self, now: Mono, backoff_ms: u64, random: &mut fastrand::Rng) {
+        *self = Self::open(now, backoff_ms, random);
+    }
+
+    /// Lets an open breaker be tried at once.
+    pub(crate) const fn hasten(&mut self, now: Mono) {
+        if let Self::Open { until, .. } = self {
+            *until = now;
+        }
+    }
+
+    /// The back-off, while it is not closed.
+    pub(crate) const fn backoff_ms(&self) -> Option<u64> {
+        match self {
+            Self::Closed { .. } => None,
+            Self::Open { backoff_ms, .. } | Self::HalfOpen { backoff_ms } => Some(*backoff_ms),
+        }
+    }
+
+    /// The word used in answers and metrics.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Closed { .. } => "closed",
+            Self::Open { .. } => "open",
+            Self::HalfOpen { .. } => "half-open",
+        }
     }
 
     /// When the part is tried again, while it is not.
@@ -82,14 +134,16 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
-    use super::{BACKOFF_MS_MIN, Breaker, FAILURES_MAX};
+    use super::{Breaker, MODEL};
     use crate::units::Mono;
+
+    const BACKOFF_MS_MIN: u64 = MODEL.backoff_ms_min;
 
     #[test]
     fn it_opens_tries_once_and_closes() {
         let mut random = fastrand::Rng::with_seed(1);
         let mut breaker = Breaker::new();
-        for _ in 0..FAILURES_MAX {
+        for _ in 0..MODEL.failures_max {
             assert!(breaker.admit(Mono(0)));
             breaker.fail(Mono(0), &mut random);
         }

@@ -13,6 +13,10 @@
 //! | Executing | Concluding | it was carried out, or could not be; the record `command-done` is made |
 //! | Concluding | - | that record is durable: the reply goes out |
 
+mod model;
+
+pub use model::{DOWNGRADE, FORCE, ModelDeed, PARCEL_BYTES_MAX, Parcel};
+
 use alloc::{
     collections::BTreeMap,
     format,
@@ -88,6 +92,8 @@ pub enum Deed {
         /// Even where no service manager is known.
         force: bool,
     },
+    /// Something of the files of a model.
+    Model(ModelDeed),
 }
 
 impl Deed {
@@ -102,12 +108,13 @@ impl Deed {
             Self::SensorReset { .. } => "sensor-reset",
             Self::LogLevel(_) => "log-level",
             Self::Restart { .. } => "restart",
+            Self::Model(deed) => deed.name(),
         }
     }
 }
 
-/// The words of [`Deed::name`].
-pub const NAMES: [&str; 7] = [
+/// The words of [`Deed::name`], and the further permissions.
+pub const NAMES: [&str; 13] = [
     "ping",
     "status",
     "config-get",
@@ -115,6 +122,12 @@ pub const NAMES: [&str; 7] = [
     "sensor-reset",
     "log-level",
     "restart",
+    "model-stage",
+    "model-chunk",
+    "model-promote",
+    "model-rollback",
+    DOWNGRADE,
+    FORCE,
 ];
 /// Those of them that change nothing and say little enough to be allowed without a signature.
 pub const READ_ONLY: [&str; 2] = ["ping", "status"];

@@ -9,7 +9,8 @@ mod validate;
 use alloc::{string::String, vec::Vec};
 
 use crate::{
-    units::{BootId, Epoch, QuantityId, SensorId},
+    model::{Impute, Missing, Split, TrialRules},
+    units::{BootId, BusId, Epoch, QuantityId, SensorId},
     vote::{CHANNELS_MAX, Kind, OnQuorumLoss, OnSplit, Vote},
 };
 
@@ -60,6 +61,39 @@ pub struct Config {
     pub link: Option<LinkConfig>,
     /// When a stage counts as stalled.
     pub vitals: VitalsConfig,
+    /// What the sensors hang on, as far as it is guarded by breakers.
+    pub guard: GuardConfig,
+}
+
+/// What is guarded by breakers. A sensor of no part is asked whatever happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// Buses; [`crate::units::BusId`] indexes them.
+    pub buses: Vec<BusConfig>,
+    /// Devices on them.
+    pub parts: Vec<PartConfig>,
+}
+
+/// One bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusConfig {
+    /// Its name.
+    pub id: String,
+    /// What a person can do when it answers nothing.
+    pub remedy: String,
+    /// Whether the shell may reset it.
+    pub recover: bool,
+}
+
+/// One device on a bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartConfig {
+    /// What it is called in events.
+    pub id: String,
+    /// The bus that it hangs on.
+    pub bus: BusId,
+    /// The sensors that are channels of it.
+    pub sensors: Vec<SensorId>,
 }
 
 /// One sensor.
@@ -111,7 +145,7 @@ pub struct QuantityConfig {
 }
 
 /// One model, as its manifest describes it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelConfig {
     /// Its name.
     pub id: String,
@@ -127,6 +161,18 @@ pub struct ModelConfig {
     pub outputs: Vec<String>,
     /// Score above which the inference raises an alarm, where the manifest gives one.
     pub threshold: Option<f64>,
+    /// The alarm ends when the score is not above the threshold less this; finite, at least 0.
+    pub hysteresis: f64,
+    /// Where the outputs lie, in their order; a range that is not there limits nothing.
+    pub output_ranges: Vec<Option<(f64, f64)>>,
+    /// What it does without all of its inputs.
+    pub missing: Missing,
+    /// One of its inputs has a single sensor, so that its votes are never better than uncertain.
+    pub single_sensor: bool,
+    /// What a new file must show, where the configuration asks for it.
+    pub trial: Option<TrialRules>,
+    /// How a new file is compared, where the configuration asks for that in place of a canary.
+    pub split: Option<Split>,
 }
 
 /// One input of a model.
@@ -138,8 +184,10 @@ pub struct ModelInput {
     pub mean: f64,
     /// Divides what is left; finite and above 0.
     pub scale: f64,
-    /// Values outside this range make the model abstain.
+    /// A value outside this range is as good as none.
     pub range: Option<(f64, f64)>,
+    /// What stands in for it, where the model imputes.
+    pub impute: Option<Impute>,
 }
 
 /// How records are sent.

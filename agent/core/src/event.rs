@@ -10,8 +10,9 @@ use crate::{
     certificate::Role,
     checkpoint::Checkpoint,
     command::{CommandEvent, CommandId, Deed, ReplyTo},
+    model::{Lane, ModelEvent, ModelStep},
     record::Record,
-    units::{BatchId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
+    units::{BatchId, BusId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
 
 /// A fact from outside.
@@ -28,12 +29,23 @@ pub enum Event {
         /// The value in the quantity's unit (possibly not finite), or why there is none.
         value: Result<f64, ProbeFault>,
     },
+    /// An [`Action::Recover`] came to its end.
+    Recovered {
+        /// As in the action.
+        bus: BusId,
+        /// Nothing, or why it could not be done, in one kebab-case word.
+        outcome: Result<(), &'static str>,
+    },
     /// A model answered an [`Action::Infer`].
     Inferred {
         /// Which model.
         model: ModelId,
+        /// Which of its files, as in the action.
+        lane: Lane,
         /// The tick that the input window ended with, as in the action.
         tick: Mono,
+        /// How long the runner took, in microseconds.
+        took_us: u64,
         /// One value per configured output, or why there is none.
         outcome: Result<Vec<f32>, InferenceFault>,
     },
@@ -136,8 +148,8 @@ pub enum Event {
     },
     /// What the wall clock says; sent at start, regularly, and when it stepped.
     Wall(WallAnchor),
-    /// Another file is run for a model since the start before; comes again after a start that did not end in order.
-    ModelChanged(ModelChange),
+    /// Something of the files of a model.
+    Model(ModelEvent),
     /// A worker ended that should not have.
     WorkerDied {
         /// Which one.
@@ -149,13 +161,14 @@ pub enum Event {
     Stop,
 }
 
-/// Another file is run for a model.
+/// Something that is to be told of the files of a model; what a start tells comes again after one that did not end in
+/// order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelChange {
     /// Which model.
     pub model: ModelId,
-    /// It went back to the file before; else it was promoted.
-    pub rolled_back: bool,
+    /// What happened, such as `model-promoted` or `model-rolled-back`.
+    pub what: &'static str,
     /// Why, in one kebab-case word.
     pub cause: &'static str,
     /// From what to what, in words, bounded.
@@ -169,6 +182,21 @@ pub struct ProbeFault {
     pub cause: &'static str,
     /// Waiting will not cure it.
     pub permanent: bool,
+    /// How far the fault reaches.
+    pub reach: Reach,
+}
+
+/// How far a probe's fault reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// There is no value yet; nothing is known of the device.
+    Pending,
+    /// The device answers: only the value cannot be used.
+    Value,
+    /// The device does not answer, or not as it should.
+    Device,
+    /// The transfer itself failed: the bus may be stuck.
+    Bus,
 }
 
 /// Why a model gave no output.
@@ -317,14 +345,32 @@ pub enum Action {
         /// The tick that the sample is for.
         tick: Mono,
     },
+    /// Reset a bus that answers nothing; answered by [`Event::Recovered`].
+    Recover {
+        /// Which bus.
+        bus: BusId,
+    },
     /// Run a model; it answers with [`Event::Inferred`].
     Infer {
         /// Which model.
         model: ModelId,
+        /// Which of its files.
+        lane: Lane,
         /// The tick that the window ends with.
         tick: Mono,
         /// The window, row by row (oldest first), one column per input, preprocessed.
         window: Vec<f32>,
+    },
+    /// Make a step in the life of a model durable; answered by [`Event::Model`].
+    ModelStep {
+        /// Which model.
+        model: ModelId,
+        /// The step.
+        step: ModelStep,
+        /// Which rule asks for it, in one kebab-case word.
+        reason: &'static str,
+        /// The evidence in words, bounded.
+        evidence: String,
     },
     /// Put a record into the outbox, in the form that [`crate::record::encode`] gives it; answered by
     /// [`Event::Stored`] or [`Event::StoreFailed`].

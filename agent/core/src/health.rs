@@ -7,6 +7,7 @@ use alloc::{string::String, vec::Vec};
 use crate::{
     command::Refused,
     event::StoreReport,
+    model::TrialHealth,
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
 };
@@ -22,6 +23,8 @@ pub struct Health {
     pub condition: Condition,
     /// One entry per sensor, in the order of the configuration.
     pub sensors: Vec<SensorHealth>,
+    /// One entry per bus that is guarded.
+    pub buses: Vec<BusHealth>,
     /// One entry per quantity, in the order of the configuration.
     pub quantities: Vec<QuantityHealth>,
     /// One entry per model, in the order of the configuration.
@@ -78,6 +81,31 @@ pub struct SensorHealth {
     pub fault_permanent: bool,
     /// Since when it complains.
     pub fault_since: Option<Mono>,
+    /// The breaker of its device, where it is guarded: `closed`, `open` or `half-open`.
+    pub breaker: Option<&'static str>,
+    /// When its device is tried again, while it is shut out.
+    pub retry: Option<Mono>,
+}
+
+/// One bus that is guarded by a breaker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusHealth {
+    /// Its name.
+    pub id: String,
+    /// Its breaker: `closed`, `open` or `half-open`.
+    pub state: &'static str,
+    /// Since when it is open, or closed again.
+    pub since: Mono,
+    /// Why it is open.
+    pub cause: Option<&'static str>,
+    /// When it is tried again.
+    pub retry: Option<Mono>,
+    /// What a person can do, while it is open.
+    pub remedy: Option<String>,
+    /// How often it opened.
+    pub openings: u64,
+    /// What came of the newest reset: `reset`, or why it failed.
+    pub recovery: Option<&'static str>,
 }
 
 /// One voted quantity.
@@ -127,7 +155,7 @@ pub struct ModelHealth {
     pub version: String,
     /// Its digest.
     pub digest: String,
-    /// `filling`, `running`, `abstaining` or `failed`.
+    /// `filling`, `running`, `abstaining`, `failed`, or `standby` while the model that it stands in for answers.
     pub state: &'static str,
     /// Since when.
     pub since: Mono,
@@ -141,6 +169,8 @@ pub struct ModelHealth {
     pub fault: Option<String>,
     /// When it is tried again, while it is failed.
     pub retry: Option<Mono>,
+    /// The evidence for a new file, while one is on trial.
+    pub trial: Option<TrialHealth>,
 }
 
 /// The store.

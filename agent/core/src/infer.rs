@@ -1,6 +1,6 @@
-//! One model as the core sees it: its window, whether it may run, and what its answers mean.
+//! One file of a model as the core sees it: its window, whether it may run, and what its answers mean.
 //!
-//! Owns: the state of a model between votes and inferences. Must not: run anything.
+//! Owns: the state of a file between votes and inferences. Must not: run anything, or know whether another one runs beside.
 //!
 //! | from | to | when |
 //! |---|---|---|
@@ -10,15 +10,15 @@
 //! | any | Failed | the breaker opened after failures in a row |
 //! | Failed | Running | an attempt succeeded |
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use crate::{
     breaker::Breaker,
     config::ModelConfig,
     event::{Action, InferenceFault},
-    health::ModelHealth,
+    model::{Inputs, Lane, Role},
     record::{Inference, InputSummary},
-    units::{ModelId, Mono},
+    units::{ModelId, Mono, QuantityId},
     vote::Quality,
     window::Window,
 };
@@ -42,17 +42,30 @@ impl State {
     }
 }
 
+/// What a question is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Purpose {
+    /// What the file is to the other one.
+    pub(crate) role: Role,
+    /// Its answer counts.
+    pub(crate) counts: bool,
+    /// It stands in for this model.
+    pub(crate) fallback_for: Option<ModelId>,
+}
+
 /// A window that is with the runner.
 #[derive(Clone, Debug)]
 struct Question {
     tick: Mono,
     asked: Mono,
+    purpose: Purpose,
     inputs_quality: Quality,
     inputs: Vec<InputSummary>,
+    imputed: Vec<QuantityId>,
 }
 
 /// What one step did, for the agent to count and record.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Step {
     /// Nothing to say.
     Quiet,
@@ -62,26 +75,49 @@ pub(crate) enum Step {
     Skipped,
 }
 
-/// One model.
-#[derive(Clone, Debug)]
-pub(crate) struct Model {
-    id: ModelId,
-    config: ModelConfig,
-    window: Window,
-    pub(crate) state: State,
-    since: Mono,
-    breaker: Breaker,
-    question: Option<Question>,
-    score: Option<f64>,
-    pub(crate) alarm: bool,
-    fault: Option<String>,
+/// An output that left its range, or came back.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Crossing {
+    pub(crate) outside: bool,
+    pub(crate) detail: String,
 }
 
-impl Model {
-    pub(crate) fn new(id: ModelId, config: ModelConfig, now: Mono) -> Self {
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answered {
+    pub(crate) purpose: Purpose,
+    pub(crate) outcome: Result<Inference, InferenceFault>,
+    /// Some output is outside of its range.
+    pub(crate) outside: bool,
+    pub(crate) crossings: Vec<Crossing>,
+}
+
+/// One file of a model.
+#[derive(Clone, Debug)]
+pub(crate) struct Variant {
+    id: ModelId,
+    lane: Lane,
+    config: Arc<ModelConfig>,
+    window: Window,
+    inputs: Inputs,
+    pub(crate) state: State,
+    pub(crate) since: Mono,
+    breaker: Breaker,
+    question: Option<Question>,
+    pub(crate) score: Option<f64>,
+    pub(crate) alarm: bool,
+    fault: Option<String>,
+    outside: Vec<bool>,
+}
+
+impl Variant {
+    pub(crate) fn new(id: ModelId, lane: Lane, config: Arc<ModelConfig>, now: Mono) -> Self {
         Self {
             id,
+            lane,
             window: Window::new(config.window, config.inputs.len()),
+            inputs: Inputs::new(config.inputs.len()),
+            outside: alloc::vec![false; config.outputs.len()],
             config,
             state: State::Filling,
             since: now,
@@ -93,7 +129,16 @@ impl Model {
         }
     }
 
-    pub(crate) fn config(&self) -> &ModelConfig {
+    /// Takes over what another file of the model has seen, where both see it in the same way.
+    pub(crate) fn adopt(&mut self, other: &Self) {
+        let (own, its) = (&self.config, &other.config);
+        if own.inputs == its.inputs && own.missing == its.missing {
+            self.window.adopt(&other.window);
+            self.inputs = other.inputs.clone();
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ModelConfig> {
         &self.config
     }
 
@@ -102,34 +147,44 @@ impl Model {
         self.question.as_ref().map(|question| question.asked)
     }
 
-    /// One row of newest votes, in the order of the inputs; `None` where an input has no value.
+    pub(crate) fn fault(&self) -> Option<&String> {
+        self.fault.as_ref()
+    }
+
+    pub(crate) fn retry(&self) -> Option<Mono> {
+        self.breaker.retry()
+    }
+
+    /// One row of newest votes, in the order of the inputs; `None` where an input has no value. Asks the runner only
+    /// where there is a purpose.
     pub(crate) fn advance(
         &mut self,
-        now: Mono,
-        tick: Mono,
+        (now, tick): (Mono, Mono),
         votes: &[Option<f64>],
-        inputs: Vec<InputSummary>,
+        inputs: &[InputSummary],
+        purpose: Option<Purpose>,
         actions: &mut Vec<Action>,
     ) -> Step {
-        let Some(row) = self.preprocess(votes) else {
+        let Some(row) = self.inputs.row(&self.config, tick, votes) else {
             self.window.clear();
             if self.state != State::Failed {
                 self.transition_to(now, State::Abstaining);
             }
             return Step::Quiet;
         };
-        let quality = inputs
-            .iter()
-            .map(|input| input.quality)
-            .max()
-            .unwrap_or(Quality::Bad);
-        self.window.push(&row, quality);
+        let voted = inputs.iter().map(|input| input.quality).max();
+        let made_up = row.imputed.then_some(Quality::Uncertain);
+        let quality = voted.max(made_up).unwrap_or(Quality::Bad);
+        self.window.push(&row.values, quality);
         if !self.window.is_full() {
             if self.state != State::Failed {
                 self.transition_to(now, State::Filling);
             }
             return Step::Quiet;
         }
+        let Some(purpose) = purpose else {
+            return Step::Quiet;
+        };
         if self.question.is_some() {
             return Step::Skipped;
         }
@@ -139,26 +194,18 @@ impl Model {
         self.question = Some(Question {
             tick,
             asked: now,
+            purpose,
             inputs_quality: self.window.worst_quality(),
-            inputs,
+            inputs: inputs.to_vec(),
+            imputed: self.inputs.imputed(&self.config),
         });
         actions.push(Action::Infer {
             model: self.id,
+            lane: self.lane,
             tick,
             window: self.window.values(),
         });
         Step::Asked
-    }
-
-    fn preprocess(&self, votes: &[Option<f64>]) -> Option<Vec<f32>> {
-        let scaled = |(vote, input): (&Option<f64>, &crate::config::ModelInput)| {
-            let value = vote.as_ref().copied()?;
-            let inside = input
-                .range
-                .is_none_or(|(low, high)| value >= low && value <= high);
-            inside.then(|| narrow((value - input.mean) / input.scale))
-        };
-        votes.iter().zip(&self.config.inputs).map(scaled).collect()
     }
 
     /// The runner's answer. `None` when it answers a question that was not asked.
@@ -168,28 +215,41 @@ impl Model {
         tick: Mono,
         outcome: Result<Vec<f32>, InferenceFault>,
         random: &mut fastrand::Rng,
-    ) -> Option<Result<Inference, InferenceFault>> {
+    ) -> Option<Answered> {
         let question = self.question.take_if(|question| question.tick == tick)?;
-        let checked = outcome.and_then(|outputs| self.check(outputs));
-        match checked {
+        let purpose = question.purpose;
+        let mut answered = Answered {
+            purpose,
+            outcome: Err(InferenceFault {
+                cause: "",
+                detail: String::new(),
+            }),
+            outside: false,
+            crossings: Vec::new(),
+        };
+        match outcome.and_then(|outputs| self.check(outputs)) {
             Ok(outputs) => {
                 self.breaker.succeed();
                 self.fault = None;
                 self.transition_to(now, State::Running);
                 let score = f64::from(outputs[0]);
                 self.score = Some(score);
-                self.alarm = self
-                    .config
-                    .threshold
-                    .is_some_and(|threshold| score > threshold);
-                Some(Ok(Inference {
+                self.alarm = self.raises(score);
+                answered.crossings = self.crossings(&outputs);
+                answered.outside = self.outside.contains(&true);
+                answered.outcome = Ok(Inference {
                     model: self.id,
+                    maker: self.config.clone(),
                     tick,
                     outputs,
                     alarm: self.alarm,
+                    role: purpose.role,
+                    counts: purpose.counts,
+                    fallback_for: purpose.fallback_for,
+                    imputed: question.imputed,
                     inputs_quality: question.inputs_quality,
                     inputs: question.inputs,
-                }))
+                });
             }
             Err(fault) => {
                 self.breaker.fail(now, random);
@@ -197,9 +257,59 @@ impl Model {
                 if self.breaker.retry().is_some() {
                     self.transition_to(now, State::Failed);
                 }
-                Some(Err(fault))
+                answered.outcome = Err(fault);
             }
         }
+        Some(answered)
+    }
+
+    /// Above the threshold it is raised; it ends only when the score is below by the hysteresis.
+    fn raises(&self, score: f64) -> bool {
+        let Some(threshold) = self.config.threshold else {
+            return false;
+        };
+        if self.alarm {
+            score > threshold - self.config.hysteresis
+        } else {
+            score > threshold
+        }
+    }
+
+    /// The score in units of the threshold, so that files of different scales can be compared.
+    pub(crate) fn level(&self) -> f64 {
+        let score = self.score.unwrap_or(0.0);
+        let threshold = self.config.threshold.map_or(1.0, f64::abs);
+        if threshold > 0.0 {
+            score / threshold
+        } else {
+            score
+        }
+    }
+
+    fn crossings(&mut self, outputs: &[f32]) -> Vec<Crossing> {
+        let mut crossings = Vec::new();
+        let config = &self.config;
+        let all = config
+            .outputs
+            .iter()
+            .zip(outputs)
+            .zip(&config.output_ranges);
+        for (((name, value), range), was) in all.zip(&mut self.outside) {
+            let Some((low, high)) = *range else { continue };
+            let outside = !(low..=high).contains(&f64::from(*value));
+            if outside != *was {
+                *was = outside;
+                let detail = format!("{name} is {value}, expected {low} to {high}");
+                crossings.push(Crossing { outside, detail });
+            }
+        }
+        crossings
+    }
+
+    /// The alarm ends without an answer: the file is not asked any more.
+    pub(crate) fn rest(&mut self) {
+        self.alarm = false;
+        self.score = None;
     }
 
     /// The runner is gone: whatever it owed will not come.
@@ -230,27 +340,4 @@ impl Model {
             self.since = now;
         }
     }
-
-    pub(crate) fn health(&self) -> ModelHealth {
-        ModelHealth {
-            id: self.config.id.clone(),
-            version: self.config.version.clone(),
-            digest: self.config.digest.clone(),
-            state: self.state.as_str(),
-            since: self.since,
-            score: self.score,
-            threshold: self.config.threshold,
-            alarm: self.alarm,
-            fault: self.fault.clone(),
-            retry: self.breaker.retry(),
-        }
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a tensor of f32 is what the model takes; the nearest is meant"
-)]
-fn narrow(value: f64) -> f32 {
-    value as f32
 }

@@ -8,6 +8,7 @@
 //! is what is known of the rest: ranges of sequence numbers, not records.
 
 mod answers;
+mod closing;
 mod confirm;
 mod next;
 mod rate;
@@ -19,8 +20,9 @@ mod tests;
 use alloc::{collections::BTreeMap, vec::Vec};
 
 pub(crate) use self::{answers::Settled, confirm::Confirmed};
-use self::{confirm::Confirm, rate::Rate, refusal::Refusals, storing::Storing};
+use self::{closing::Closing, confirm::Confirm, rate::Rate, refusal::Refusals, storing::Storing};
 use crate::{
+    checkpoint::Day,
     config::{ConfirmBy, OutboxConfig},
     event::{Action, Standing, StoreFault, StoreReport, StoredRecord},
     health::{DeliveryHealth, StoreHealth},
@@ -89,6 +91,7 @@ pub(crate) struct Outbox {
     draining: bool,
     unheard: bool,
     refusals: Refusals,
+    closing: Closing,
     rate: Rate,
     confirm: Option<Confirm>,
     /// Asked for again and not acknowledged since: an old watermark does not mean these.
@@ -117,6 +120,7 @@ impl Outbox {
             draining: false,
             unheard: false,
             refusals: Refusals::default(),
+            closing: Closing::default(),
             confirm,
             recalled: Ranges::default(),
             report: StoreReport::default(),
@@ -169,6 +173,7 @@ impl Outbox {
             self.unsent.insert(from.max(first), to.min(last));
         }
         self.refusals.gone(first, last);
+        self.closing.recalled(first, last, &mut self.unsent);
     }
 
     pub(crate) fn link_up(&mut self, now: Mono, packet_bytes_max: u32, inflight_max: u16) {
@@ -186,8 +191,12 @@ impl Outbox {
         }
     }
 
-    pub(crate) fn link_down(&mut self) {
+    /// Returns a record of which it is known now, and was not before, that it ends connections.
+    pub(crate) fn link_down(&mut self, now: Mono) -> Option<Seq> {
+        let flights: Vec<_> = self.inflight.values().map(|it| it.runs.clone()).collect();
         self.begin_anew();
+        let flights: Vec<_> = flights.iter().map(Vec::as_slice).collect();
+        self.closing.ended(now, &flights, &mut self.unsent)
     }
 
     /// Whatever was in flight goes again, from the store.
@@ -288,9 +297,10 @@ impl Outbox {
             return confirm.through();
         }
         let flights = self.inflight.values().flat_map(|flight| &flight.runs);
-        let waiting = [&self.unsent, self.refusals.records()];
-        let waiting = waiting
+        let aside = [self.refusals.records(), self.closing.records()];
+        let waiting = aside
             .into_iter()
+            .chain([&self.unsent])
             .filter_map(|ranges| ranges.parts().first());
         let first = flights.chain(waiting).map(|(first, _)| *first).min();
         // The unsent have an open end, so there always is a first.
@@ -300,6 +310,7 @@ impl Outbox {
     /// None of these is to be delivered any more.
     fn absent(&mut self, first: Seq, last: Seq) {
         self.refusals.gone(first, last);
+        self.closing.gone(first, last);
         self.recalled.remove(first, last);
     }
 
@@ -314,6 +325,16 @@ impl Outbox {
         self.rate.sent(now, batch, bytes);
     }
 
+    /// What a restart must know of the day's bytes, where they are limited.
+    pub(crate) fn day(&self, now: Mono) -> Option<Day> {
+        self.rate.day(now)
+    }
+
+    /// Goes on with a day that began before a restart.
+    pub(crate) fn resume_day(&mut self, now: Mono, day: Day) {
+        self.rate.resume(now, day);
+    }
+
     pub(crate) fn advance(&mut self, now: Mono, link_up: bool, actions: &mut Vec<Action>) {
         self.storing.advance(now, actions);
         if !link_up {
@@ -322,6 +343,9 @@ impl Outbox {
         self.rate.turn_day(now);
         if self.refusals.advance(now) {
             self.try_set_aside();
+        }
+        if self.closing.advance(now, &mut self.unsent) {
+            self.waiting_since = Some(Mono(0));
         }
         if let Some((first, last)) = self.confirm.as_mut().and_then(|it| it.advance(now)) {
             self.live_from = self.seq_next();
@@ -376,7 +400,8 @@ impl Outbox {
         let load = self.next_load(Mono(0)).map(|next| next.due);
         let confirm = self.confirm.as_ref().and_then(Confirm::next_deadline);
         let aside = self.refusals.next_deadline();
-        let all = [storing, ack, load, confirm, aside];
+        let closing = self.closing.next_deadline();
+        let all = [storing, ack, load, confirm, aside, closing];
         all.into_iter().flatten().min()
     }
 
@@ -402,6 +427,8 @@ impl Outbox {
     pub(crate) fn delivery(&self) -> &'static str {
         if self.refusals.reason().is_some() {
             "refused"
+        } else if self.closing.is_found() {
+            "poison-record"
         } else if self.refusals.has_quota() {
             "quota"
         } else if self.unheard {

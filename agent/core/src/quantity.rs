@@ -99,8 +99,14 @@ impl Quantity {
         self.tick_next
     }
 
-    /// Asks for the samples of the next tick when it is time. Returns whether it did.
-    pub(crate) fn poll(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
+    /// Asks those sensors for the samples of the next tick that `admit` lets through, when it is time. Returns whether
+    /// any was asked.
+    pub(crate) fn poll(
+        &mut self,
+        now: Mono,
+        mut admit: impl FnMut(SensorId) -> bool,
+        actions: &mut Vec<Action>,
+    ) -> bool {
         if now < self.poll_next {
             return false;
         }
@@ -113,13 +119,10 @@ impl Quantity {
             self.config.lead_ms
         };
         let tick = polled.plus_ms(lead_ms);
-        actions.extend(
-            self.config
-                .sensors
-                .iter()
-                .map(|&sensor| Action::Poll { sensor, tick }),
-        );
-        true
+        let before = actions.len();
+        let admitted = self.config.sensors.iter().filter(|sensor| admit(**sensor));
+        actions.extend(admitted.map(|&sensor| Action::Poll { sensor, tick }));
+        actions.len() > before
     }
 
     /// Passes over the ticks that can no longer be given in time, but for the newest. Returns how many.

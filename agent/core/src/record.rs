@@ -11,8 +11,9 @@ use alloc::{format, string::String, sync::Arc, vec::Vec};
 use serde::Serialize;
 
 use crate::{
-    config::Config,
+    config::{Config, ModelConfig},
     event::StoredRecord,
+    model::Role,
     units::{BootId, ModelId, Mono, QuantityId, SensorId, Seq, WallAnchor},
     vote::{Doubt, Quality, Verdict, Vote, codes},
 };
@@ -64,12 +65,22 @@ pub enum Body {
 pub struct Inference {
     /// Which model.
     pub model: ModelId,
+    /// The file that made it: another may be in its place by the time that the record is encoded.
+    pub maker: Arc<ModelConfig>,
     /// The tick that its window ended with.
     pub tick: Mono,
     /// One value per configured output.
     pub outputs: Vec<f32>,
-    /// The score is above the threshold.
+    /// The score is above the threshold, or was and is not below it by the hysteresis.
     pub alarm: bool,
+    /// What the file is to the other one.
+    pub role: Role,
+    /// The alarm is that of the device.
+    pub counts: bool,
+    /// The model that it stands in for.
+    pub fallback_for: Option<ModelId>,
+    /// The inputs of which something in the window was made up.
+    pub imputed: Vec<QuantityId>,
     /// The worst quality of any vote in the window.
     pub inputs_quality: Quality,
     /// The newest vote of every input.
@@ -297,6 +308,14 @@ struct WireInference<'a> {
     alarm: bool,
     inputs_quality: &'static str,
     inputs: Vec<WireInput<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fallback_for: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    imputed: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -308,7 +327,8 @@ struct WireInput<'a> {
 
 impl<'a> WireInference<'a> {
     fn new(config: &'a Config, inference: &'a Inference) -> Self {
-        let model = &config.models[inference.model.index()];
+        let model = &*inference.maker;
+        let quantity = |id: &QuantityId| config.quantities[id.index()].id.as_str();
         let input = |summary: &'a InputSummary| WireInput {
             quantity: &config.quantities[summary.quantity.index()].id,
             quality: summary.quality.as_str(),
@@ -330,6 +350,12 @@ impl<'a> WireInference<'a> {
             alarm: inference.alarm,
             inputs_quality: inference.inputs_quality.as_str(),
             inputs: inference.inputs.iter().map(input).collect(),
+            role: (inference.role != Role::Active).then(|| inference.role.as_str()),
+            counts: (!inference.counts).then_some(false),
+            fallback_for: inference
+                .fallback_for
+                .map(|model| config.models[model.index()].id.as_str()),
+            imputed: inference.imputed.iter().map(quantity).collect(),
         }
     }
 }

@@ -118,6 +118,7 @@ mod tests {
     const NO_ACKNOWLEDGE: ProbeFault = ProbeFault {
         cause: "no-acknowledge",
         permanent: false,
+        reach: crate::event::Reach::Device,
     };
 
     fn check(

@@ -76,6 +76,18 @@ impl SensorId {
     }
 }
 
+/// Index of a guarded bus in the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BusId(pub u16);
+
+impl BusId {
+    /// As an index into a slice that is parallel to the guarded buses.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// Index of a voted quantity in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QuantityId(pub u16);

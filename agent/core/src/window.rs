@@ -36,6 +36,17 @@ impl Window {
         self.qualities.push_back(quality);
     }
 
+    /// Takes the newest rows of another window of the same inputs, as many as there is room for.
+    pub(crate) fn adopt(&mut self, other: &Self) {
+        assert_eq!(self.columns, other.columns, "the same inputs");
+        self.clear();
+        let skipped = other.qualities.len().saturating_sub(self.rows_max);
+        let rows = other.qualities.iter().skip(skipped);
+        self.qualities.extend(rows);
+        let values = other.values.iter().skip(skipped * self.columns);
+        self.values.extend(values);
+    }
+
     /// Forgets everything: a gap in the inputs must not be bridged.
     pub(crate) fn clear(&mut self) {
         self.values.clear();
@@ -73,6 +84,14 @@ mod tests {
         window.push(&[5.0, 6.0], Quality::Degraded);
         assert_eq!(window.values(), vec![3.0, 4.0, 5.0, 6.0]);
         assert_eq!(window.worst_quality(), Quality::Degraded);
+        let mut shorter = Window::new(1, 2);
+        shorter.adopt(&window);
+        assert_eq!(shorter.values(), vec![5.0, 6.0]);
+        assert_eq!(shorter.worst_quality(), Quality::Degraded);
+        let mut longer = Window::new(3, 2);
+        longer.adopt(&window);
+        assert_eq!(longer.values(), window.values());
+        assert!(!longer.is_full());
         window.clear();
         assert!(!window.is_full());
     }

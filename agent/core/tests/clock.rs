@@ -5,7 +5,8 @@ mod tests {
     use quorate_core::{
         agent::Agent,
         config::{
-            Config, LinkConfig, OutboxConfig, QuantityConfig, Recovered, SensorConfig, VitalsConfig,
+            Config, GuardConfig, LinkConfig, OutboxConfig, QuantityConfig, Recovered, SensorConfig,
+            VitalsConfig,
         },
         event::{Action, Event},
         record::{self, Body},
@@ -45,6 +46,7 @@ mod tests {
             outbox: OutboxConfig::default(),
             link: Some(LinkConfig::default()),
             vitals: VitalsConfig::default(),
+            guard: GuardConfig::default(),
         }
     }
 

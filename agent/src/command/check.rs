@@ -60,12 +60,12 @@ pub(super) fn check(
     if incoming.retained {
         return Err(Refused::Retained);
     }
-    let (arguments, signed) = match envelope::open(&incoming.payload)? {
+    let (arguments, signed, allow) = match envelope::open(&incoming.payload)? {
         Opened::Bare(arguments) => {
             if !keyring.allow_unsigned.iter().any(|allowed| allowed == name) {
                 return Err(Refused::Unsigned);
             }
-            (arguments, None)
+            (arguments, None, &keyring.allow_unsigned)
         }
         Opened::Signed {
             bytes,
@@ -93,11 +93,20 @@ pub(super) fn check(
             if !key.allow.contains(&envelope.command) {
                 return Err(Refused::NotAllowed);
             }
-            (envelope.arguments, Some((envelope.key, envelope.counter)))
+            let signed = (envelope.key, envelope.counter);
+            (envelope.arguments, Some(signed), &key.allow)
         }
     };
+    let deed = envelope::deed(name, &arguments)?;
+    let permission = match &deed {
+        Deed::Model(deed) => deed.permission(),
+        _ => None,
+    };
+    if permission.is_some_and(|word| !allow.iter().any(|allowed| allowed == word)) {
+        return Err(Refused::NotAllowed);
+    }
     Ok(Checked {
-        deed: envelope::deed(name, &arguments)?,
+        deed,
         signed,
         arguments: serde_json::Value::Object(arguments).to_string(),
     })
@@ -222,6 +231,40 @@ mod tests {
             let outcome = outcome(&key, &incoming(forged.to_string()), true);
             assert!(outcome.is_err(), "bit {bit}: {outcome:?}");
         }
+    }
+
+    #[test]
+    fn an_older_release_needs_a_permission_of_its_own() {
+        let key = PrivateKey::generate().unwrap();
+        let give = |allow: &[&str], downgrade: bool| {
+            let keyring = Keyring {
+                keys: vec![Key {
+                    id: "ops-1".into(),
+                    public_key: key.public(),
+                    allow: allow.iter().map(|word| (*word).to_owned()).collect(),
+                }],
+                allow_unsigned: vec![],
+            };
+            let arguments = serde_json::json!({"url": "https://host/file", "sha256": "0".repeat(64), "bytes": 7,
+                                               "allow_downgrade": downgrade});
+            let mut envelope = envelope();
+            envelope.command = "model-stage".into();
+            envelope.arguments = arguments.as_object().unwrap().clone();
+            let message = Incoming {
+                topic: "plant/press-07/cmd/model-stage".into(),
+                ..incoming(sign(&envelope, &key))
+            };
+            let wall = WallAnchor {
+                mono: Mono(0),
+                unix_ms: UNIX_MS,
+                synced: true,
+            };
+            check("press-07", "plant/press-07", &keyring, &message, wall).err()
+        };
+        assert_eq!(give(&["model-stage"], false), None);
+        assert_eq!(give(&["model-stage"], true), Some(Refused::NotAllowed));
+        assert_eq!(give(&["model-stage", "model-downgrade"], true), None);
+        assert_eq!(give(&["model-downgrade"], true), Some(Refused::NotAllowed));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use quorate_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::PrivateKey;
+use super::{PrivateKey, model};
 
 /// Largest payload of a command in bytes.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 10;
@@ -122,6 +122,7 @@ pub(super) fn deed(command: &str, arguments: &Map<String, Value>) -> Result<Deed
         "sensor-reset" => &["sensor"],
         "log-level" => &["level"],
         "restart" => &["force"],
+        name if name.starts_with("model-") => return model::deed(command, arguments),
         _ => return Err(Refused::UnknownCommand),
     };
     if arguments.keys().any(|key| !known.contains(&key.as_str())) {

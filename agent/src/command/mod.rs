@@ -11,6 +11,7 @@ mod counters;
 mod desk;
 mod envelope;
 mod keys;
+mod model;
 
 pub use check::Keyring;
 pub use counters::CountersError;

@@ -135,6 +135,7 @@ fn parts(
         config,
         runners: vec![loaded.runner],
         guards: Vec::new(),
+        keeper: None,
         news: Vec::new(),
         store: store.clone(),
         mqtt,

@@ -3,6 +3,8 @@
 //! Owns: names, help and labels. Invariants: a family is written once with HELP and TYPE before its samples; names hold
 //! `a-z` and `_` and end in their unit; the number of series is bounded by the configuration.
 
+mod buses;
+
 use std::fmt::Write as _;
 
 use quorate_core::{
@@ -96,6 +98,7 @@ pub(super) fn text(version: &str, device: &str, snapshot: Option<&Snapshot>) -> 
         let health = &snapshot.shown.health;
         whole(&mut out, health);
         sensors(&mut out, health);
+        buses::write(&mut out, snapshot);
         quantities(&mut out, health);
         channels(&mut out, health);
         models(&mut out, health);

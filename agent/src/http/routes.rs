@@ -131,9 +131,13 @@ impl Site {
                     Answer::new(StatusCode::OK, "application/json", body)
                 },
             ),
+            "/api/v1/events" => {
+                let body = self.watcher.events_json();
+                Answer::new(StatusCode::OK, "application/json", body)
+            }
             _ => Answer::refusal(
                 StatusCode::NOT_FOUND,
-                "no such page; there are / /livez /readyz /healthz /metrics /api/v1/status",
+                "no such page; there are / /livez /readyz /healthz /metrics /api/v1/status /api/v1/events",
             ),
         }
     }

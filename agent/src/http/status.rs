@@ -6,9 +6,10 @@
 use quorate_core::{
     command::Refused,
     health::{
-        CertificateHealth, Counters, Health, LinkHealth, ModelHealth, QuantityHealth, SensorHealth,
-        StoreHealth,
+        BusHealth, CertificateHealth, Counters, Health, LinkHealth, ModelHealth, QuantityHealth,
+        SensorHealth, StoreHealth,
     },
+    model::TrialHealth,
     record::time_text,
     units::{Mono, WallAnchor},
     vote::Quality,
@@ -117,16 +118,10 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
             detail,
         ));
     }
-    for sensor in &health.sensors {
-        let detail = sensor.fault.unwrap_or("ok");
-        checks.push(check(
-            format!("sensor:{}", sensor.id),
-            warns_unless(sensor.fault.is_none()),
-            detail,
-        ));
-    }
+    checks.extend(health.sensors.iter().map(sensor_check));
+    checks.extend(health.buses.iter().map(bus_check));
     for model in &health.models {
-        let well = matches!(model.state, "running" | "filling");
+        let well = matches!(model.state, "running" | "filling" | "standby");
         checks.push(check(
             format!("model:{}", model.id),
             warns_unless(well),
@@ -160,6 +155,23 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
         ));
     }
     checks
+}
+
+fn sensor_check(sensor: &SensorHealth) -> Check {
+    let well = sensor.fault.is_none();
+    let verdict = if well { Verdict::Pass } else { Verdict::Warn };
+    check(
+        format!("sensor:{}", sensor.id),
+        verdict,
+        sensor.fault.unwrap_or("ok"),
+    )
+}
+
+fn bus_check(bus: &BusHealth) -> Check {
+    let well = bus.state == "closed";
+    let verdict = if well { Verdict::Pass } else { Verdict::Warn };
+    let detail = bus.remedy.as_deref().or(bus.cause);
+    check(format!("bus:{}", bus.id), verdict, with(bus.state, detail))
 }
 
 /// The parts that are not well.
@@ -208,13 +220,14 @@ pub(super) fn picture(device: &str, version: &str, snapshot: &Snapshot) -> Value
         "device": device,
         "version": version,
         "boot": snapshot.boot.to_string(),
-        "epoch": format!("{:016x}", snapshot.shown.epoch.0),
+        "epoch": snapshot.shown.epoch.0,
         "wall_unix_ms": snapshot.shown.wall.unix_ms,
         "wall_synced": snapshot.shown.wall.synced,
         "picture_age_ms": u64::try_from(snapshot.published.elapsed().as_millis()).unwrap_or(u64::MAX),
         "uptime_ms": now.since_ms(health.started),
         "condition": health.condition.as_str(),
         "sensors": health.sensors.iter().map(|sensor| sensor_json(now, sensor)).collect::<Vec<_>>(),
+        "buses": buses_json(snapshot),
         "quantities": health.quantities.iter().map(|one| quantity_json(now, one)).collect::<Vec<_>>(),
         "models": health.models.iter().map(|model| model_json(now, model)).collect::<Vec<_>>(),
         "store": store_json(health),
@@ -253,7 +266,43 @@ fn sensor_json(now: Mono, sensor: &SensorHealth) -> Value {
         "fault": sensor.fault,
         "fault_permanent": sensor.fault_permanent,
         "fault_since_ms": sensor.fault_since.map(|since| now.since_ms(since)),
+        "breaker": sensor.breaker,
+        "retry_ms": retry_ms(now, sensor.retry),
     })
+}
+
+/// The buses that are guarded or were asked, by name: one may be only one of both.
+fn buses_json(snapshot: &Snapshot) -> Vec<Value> {
+    let health = &snapshot.shown.health;
+    let timing = &snapshot.shown.timing;
+    let mut names: Vec<&str> = health.buses.iter().map(|bus| bus.id.as_str()).collect();
+    names.extend(timing.iter().map(|timing| timing.bus.as_str()));
+    names.sort_unstable();
+    names.dedup();
+    let bus = |name: &&str| {
+        let guarded = health.buses.iter().find(|bus| bus.id == **name);
+        let timing = timing.iter().find(|timing| timing.bus == **name);
+        let quantiles = |view: &crate::timing::HistogramView| {
+            json!({
+                "count": view.count(),
+                "p99_us": view.quantile_us(990),
+                "max_us": view.max_us,
+            })
+        };
+        json!({
+            "id": name,
+            "breaker": guarded.map(|bus| bus.state),
+            "since_ms": guarded.map(|bus| health.now.since_ms(bus.since)),
+            "cause": guarded.and_then(|bus| bus.cause),
+            "remedy": guarded.and_then(|bus| bus.remedy.as_deref()),
+            "retry_ms": retry_ms(health.now, guarded.and_then(|bus| bus.retry)),
+            "openings": guarded.map(|bus| bus.openings),
+            "reset": guarded.and_then(|bus| bus.recovery),
+            "lateness": timing.map(|timing| quantiles(&timing.lateness)),
+            "transfer": timing.map(|timing| quantiles(&timing.transfer)),
+        })
+    };
+    names.iter().map(bus).collect()
 }
 
 fn quantity_json(now: Mono, quantity: &QuantityHealth) -> Value {
@@ -295,6 +344,28 @@ fn model_json(now: Mono, model: &ModelHealth) -> Value {
         "alarm": model.alarm,
         "fault": model.fault,
         "retry_ms": retry_ms(now, model.retry),
+        "trial": model.trial.as_ref().map(|trial| trial_json(now, trial)),
+    })
+}
+
+fn trial_json(now: Mono, trial: &TrialHealth) -> Value {
+    json!({
+        "phase": trial.phase,
+        "version": trial.version,
+        "digest": trial.digest,
+        "since_ms": now.since_ms(trial.since),
+        "left_ms": trial.until.map(|until| until.since_ms(now)),
+        "state": trial.state,
+        "rule": trial.rule,
+        "answers": trial.answers,
+        "errors": trial.errors,
+        "skipped": trial.skipped,
+        "pairs": trial.pairs,
+        "disagreement": trial.disagreement,
+        "difference": trial.difference,
+        "latency_p99_us": trial.latency_p99_us,
+        "inputs_good": trial.inputs_good,
+        "drift": trial.drift,
     })
 }
 

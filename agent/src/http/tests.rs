@@ -10,8 +10,8 @@ use std::{
 use quorate_core::{
     event::StoreReport,
     health::{
-        CertificateHealth, ChannelHealth, CommandsHealth, Condition, Counters, DeliveryHealth,
-        LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth,
+        BusHealth, CertificateHealth, ChannelHealth, CommandsHealth, Condition, Counters,
+        DeliveryHealth, LinkHealth, ModelHealth, QuantityHealth, SensorHealth, StoreHealth,
     },
     units::{Mono, Seq},
     vote::{ChannelState, Quality, Reason},
@@ -39,6 +39,18 @@ fn sample() -> Health {
             fault: Some("timeout"),
             fault_permanent: false,
             fault_since: Some(Mono(95_000)),
+            breaker: Some("open"),
+            retry: Some(Mono(104_000)),
+        }],
+        buses: vec![BusHealth {
+            id: "i2c1".into(),
+            state: "open",
+            since: Mono(96_000),
+            cause: Some("timeout"),
+            retry: Some(Mono(101_000)),
+            remedy: Some("power it off and on".into()),
+            openings: 2,
+            recovery: Some("not-permitted"),
         }],
         quantities: vec![QuantityHealth {
             id: "room".into(),
@@ -66,6 +78,7 @@ fn sample() -> Health {
             alarm: true,
             fault: None,
             retry: None,
+            trial: None,
         }],
         store: StoreHealth {
             state: "ok",
@@ -115,6 +128,14 @@ fn sample() -> Health {
     }
 }
 
+fn histogram(durations_us: [u64; 2]) -> crate::timing::HistogramView {
+    let histogram = crate::timing::Histogram::default();
+    for duration_us in durations_us {
+        histogram.count(duration_us);
+    }
+    histogram.view()
+}
+
 /// A picture at a time, with one of everything in it.
 pub(crate) fn shown(now: Mono) -> Shown {
     let health = Health { now, ..sample() };
@@ -127,6 +148,11 @@ pub(crate) fn shown(now: Mono) -> Shown {
         health,
         epoch: Epoch(5),
         polls_dropped: 6,
+        timing: vec![BusTiming {
+            bus: "i2c1".into(),
+            lateness: histogram([40, 900]),
+            transfer: histogram([300, 400]),
+        }],
     }
 }
 
@@ -375,6 +401,20 @@ fn a_port_in_use_names_the_address_and_what_to_do() {
         error.contains(&address.to_string()) && error.contains("[http]"),
         "{error}"
     );
+}
+
+#[test]
+fn the_last_events_are_given_as_they_were_recorded() {
+    let (publisher, address, _thread) = serve(HEADERS_TIMEOUT);
+    let record = br#"{"seq":7,"mono_ms":1500,"kind":"event","body":{"what":"link","to":"up"}}"#;
+    publisher.tell(&Arc::from(&record[..]));
+    let mut account = Vec::new();
+    crate::events_command::run(address, false, &mut account).unwrap();
+    assert_eq!(String::from_utf8(account).unwrap(), "1.500 s  link: up\n");
+    let mut records = Vec::new();
+    crate::events_command::run(address, true, &mut records).unwrap();
+    let given: serde_json::Value = serde_json::from_slice(&records).unwrap();
+    assert_eq!(given["seq"], 7);
 }
 
 #[test]

@@ -147,6 +147,8 @@ impl View {
                 });
                 (body.get("quantity")?.as_str()?, state)
             }
+            // What runs beside is no view of the machine.
+            Kinds::Inference if body.get("counts").is_some() => return None,
             Kinds::Inference => {
                 let state = json!({
                     "outputs": body.get("outputs"), "alarm": body.get("alarm"), "threshold": body.get("threshold"),

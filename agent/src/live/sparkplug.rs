@@ -353,6 +353,8 @@ fn values(sight: &Sight) -> Vec<(String, Option<MetricValue>, Option<&str>)> {
                 ),
             ]
         }
+        // What runs beside is no view of the machine.
+        Kinds::Inference if body.get("counts").is_some() => Vec::new(),
         Kinds::Inference => {
             let Some(model) = text("model") else {
                 return Vec::new();

@@ -10,18 +10,19 @@ use std::path::Path;
 use quorate_core::{
     config::Config,
     event::{Event, ModelChange},
+    model::ModelEvent,
     units::ModelId,
 };
 use quorate_models::Runner;
 
 use super::{
-    slots::{Cause, Held, Record, Slots, SlotsError},
+    slots::{Cause, Change, Held, Record, Slots, SlotsError},
     trust::Trust,
 };
 use crate::{
     inference::{self, Loaded},
     outcome::Outcome,
-    settings::{ModelFacts, Settings, SettingsError},
+    settings::Settings,
 };
 
 /// Answers after which a new file is confirmed.
@@ -47,6 +48,10 @@ pub struct Models {
     pub guards: Vec<Option<Guard>>,
     /// What changed since it was told last.
     pub news: Vec<Event>,
+    /// Which file each runner is of; none for the bundle of the configuration.
+    pub held: Vec<Option<Held>>,
+    /// The last change of each, as the news tell it.
+    pub changes: Vec<Option<Change>>,
 }
 
 /// What is still to be said of a file that a start took.
@@ -59,6 +64,17 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Of a file that is taken while the agent runs.
+    #[must_use]
+    pub fn new(slots: &Slots, model: &str, active: Option<Held>) -> Self {
+        Self {
+            slots: slots.clone(),
+            model: model.to_owned(),
+            active,
+            answers: 0,
+        }
+    }
+
     /// Counts an answer; true with the one that confirms the file.
     pub fn answered(&mut self) -> bool {
         self.answers = self.answers.saturating_add(1);
@@ -68,11 +84,6 @@ impl Guard {
     /// The file works. Waits for the medium.
     pub fn confirm(&self) {
         self.log(self.slots.confirm(&self.model, self.active.as_ref()));
-    }
-
-    /// The process ended in order. Waits for the medium.
-    pub fn ended(&self) {
-        self.log(self.slots.ended(&self.model, self.active.as_ref()));
     }
 
     fn log(&self, outcome: Result<(), SlotsError>) {
@@ -91,6 +102,7 @@ pub fn load(settings: &Settings, mode: Mode) -> Result<Models, Outcome> {
     let slots = outbox.map(|outbox| Slots::beside(&outbox.path));
     let mut facts = Vec::new();
     let (mut runners, mut guards, mut news) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut held, mut changes) = (Vec::new(), Vec::new());
     for (index, model) in settings.models.iter().enumerate() {
         let mut taken = Taken::default();
         if let Some(slots) = &slots {
@@ -103,16 +115,15 @@ pub fn load(settings: &Settings, mode: Mode) -> Result<Models, Outcome> {
         };
         facts.push(loaded.facts);
         runners.push(loaded.runner);
+        let record = taken.record.as_ref();
+        held.push(record.and_then(|record| record.active.clone()));
+        changes.push(record.and_then(|record| record.change.clone()));
         if let (Some(record), Some(slots)) = (taken.record, &slots) {
             news.extend(told(index, &record));
             let untold = record.change.as_ref().is_some_and(|change| !change.told);
             let unconfirmed = record.active.is_some() && !record.confirmed;
-            guards.push((untold || unconfirmed).then(|| Guard {
-                slots: slots.clone(),
-                model: model.id.clone(),
-                active: record.active,
-                answers: 0,
-            }));
+            let wanted = untold || unconfirmed;
+            guards.push(wanted.then(|| Guard::new(slots, &model.id, record.active)));
         } else {
             guards.push(None);
         }
@@ -123,6 +134,8 @@ pub fn load(settings: &Settings, mode: Mode) -> Result<Models, Outcome> {
         runners,
         guards,
         news,
+        held,
+        changes,
     })
 }
 
@@ -188,7 +201,11 @@ fn lost(model: &str, error: &SlotsError) -> Taken {
     Taken::default()
 }
 
-fn load_held(
+/// Loads a file that a slot names, verified anew.
+///
+/// # Errors
+/// Why it cannot be taken, and that in words.
+pub fn load_held(
     settings: &Settings,
     slots: &Slots,
     index: usize,
@@ -209,44 +226,42 @@ fn load_held(
             "the file is not the one that was staged".to_owned(),
         ));
     }
-    fits(settings, index, &inference::facts(&opened.bundle))
+    settings
+        .model_config(index, &inference::facts(&opened.bundle))
         .map_err(|error| (Cause::DoesNotFit, error.to_string()))?;
     inference::load_bundle(&opened.bundle).map_err(|error| (Cause::CannotLoad, error.to_string()))
 }
 
-fn configured(settings: &Settings, path: &Path) -> Result<Loaded, String> {
+/// Loads the bundle that the configuration names.
+///
+/// # Errors
+/// Why it cannot be taken, in words.
+pub fn configured(settings: &Settings, path: &Path) -> Result<Loaded, String> {
     let opened = Trust::Keys(settings.model_keys.clone())
         .open(path)
         .map_err(|error| error.to_string())?;
     inference::load_bundle(&opened.bundle).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Whether a model of these facts fits the place of the one at `index`.
-///
-/// # Errors
-/// What does not fit.
-pub fn fits(settings: &Settings, index: usize, facts: &ModelFacts) -> Result<(), SettingsError> {
-    let alone = Settings {
-        models: vec![settings.models[index].clone()],
-        ..settings.clone()
-    };
-    alone.core_config(std::slice::from_ref(facts)).map(|_| ())
-}
-
 /// The event of a change that was not told yet.
-fn told(index: usize, record: &Record) -> Option<Event> {
+#[must_use]
+pub fn told(index: usize, record: &Record) -> Option<Event> {
     let change = record.change.as_ref().filter(|change| !change.told)?;
     let name = |held: Option<&Held>| match held {
         Some(held) => format!("release {} (version {})", held.release, held.version),
         None => "the configured bundle".to_owned(),
     };
-    let (from, to) = (name(change.from.as_ref()), name(record.active.as_ref()));
+    let to = match (change.phase, &record.staged) {
+        (Some(_), Some(staged)) => Some(&staged.held),
+        _ => record.active.as_ref(),
+    };
+    let (from, to) = (name(change.from.as_ref()), name(to));
     let more = if change.detail.is_empty() { "" } else { ": " };
     let detail = format!("from {from} to {to}{more}{}", change.detail);
-    Some(Event::ModelChanged(ModelChange {
+    Some(Event::Model(ModelEvent::Changed(ModelChange {
         model: ModelId(u16::try_from(index).ok()?),
-        rolled_back: change.cause != Cause::Promoted,
+        what: change.what(),
         cause: change.cause.as_str(),
         detail: detail.chars().take(400).collect(),
-    }))
+    })))
 }

@@ -9,7 +9,11 @@
 //! end for the bundle that the configuration names.
 
 pub mod boot;
+pub mod delivery;
+pub mod keeper;
+pub mod plan;
 pub mod slots;
+pub mod stage;
 pub mod trial;
 pub mod trial_child;
 pub mod trust;

@@ -15,8 +15,10 @@ use std::{
 use quorate_models::Digest;
 
 mod record;
+mod steps;
 
-pub use record::{Cause, Change, Held, Record, Staged};
+pub use record::{Cause, Change, Held, Record, Staged, TrialPhase, TrialRun};
+pub use steps::Plan;
 
 use super::trial::Measured;
 use crate::{
@@ -62,6 +64,15 @@ pub enum SlotsError {
     /// Another file was staged while this one was tried.
     #[error("another model was staged meanwhile")]
     Overtaken,
+    /// What is on trial counts, and must make room first.
+    #[error("release {release} is on trial; roll it back or promote it first")]
+    OnTrial {
+        /// The release.
+        release: u64,
+    },
+    /// What waits has not shown what the configuration asks for.
+    #[error("{0}; --force promotes it all the same")]
+    NotPassed(&'static str),
     /// Nothing waits, or what waits did not pass its self-test.
     #[error("no tested model is staged")]
     NothingStaged,
@@ -100,6 +111,18 @@ impl Slots {
         record::decode(model, State::open(&self.state)?.read(&slot(model))?)
     }
 
+    /// The directory of the slots, which is there once one was written.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Where a file is kept that is on its way to the device.
+    #[must_use]
+    pub fn incoming(&self) -> PathBuf {
+        self.directory.join("incoming")
+    }
+
     /// Where a file lies.
     #[must_use]
     pub fn file(&self, model: &str, held: &Held) -> PathBuf {
@@ -130,7 +153,14 @@ impl Slots {
                 highest: record.release_max,
             }));
         }
+        if let (Some(trial), Some(staged)) = (&record.trial, &record.staged)
+            && trial.phase != TrialPhase::Shadow
+        {
+            let release = staged.held.release;
+            return Err(E::from(SlotsError::OnTrial { release }));
+        }
         self.keep(model, &held, bytes)?;
+        record.trial = None;
         record.staged = Some(Staged {
             held: held.clone(),
             tested: None,
@@ -157,45 +187,7 @@ impl Slots {
         outcome.map(|()| record)
     }
 
-    /// Makes what waits active from the next start on. Again, when it is active already, is no error.
-    ///
-    /// # Errors
-    /// Nothing tested waits, or nothing can be written.
-    pub fn promote(&self, model: &str) -> Result<Record, SlotsError> {
-        let _lock = self.lock()?;
-        let mut record = self.read(model)?;
-        let Some(held) = record.tested().cloned() else {
-            let promoted = record
-                .change
-                .as_ref()
-                .is_some_and(|it| it.cause == Cause::Promoted);
-            return match (&record.staged, promoted) {
-                (None, true) => {
-                    self.clear(&record);
-                    Ok(record)
-                }
-                _ => Err(SlotsError::NothingStaged),
-            };
-        };
-        let from = record.active.replace(held.clone());
-        if record.confirmed || from.is_none() {
-            record.previous.clone_from(&from);
-        }
-        record.staged = None;
-        record.release_max = record.release_max.max(held.release);
-        record.confirmed = false;
-        record.attempts = 0;
-        record.change = Some(Change {
-            from,
-            cause: Cause::Promoted,
-            detail: String::new(),
-            told: false,
-        });
-        self.write(&record)?;
-        Ok(record)
-    }
-
-    /// Goes back to the file before, from the next start on, or to the bundle of the configuration.
+    /// Goes back to the file before, or to the bundle of the configuration.
     ///
     /// # Errors
     /// [`SlotsError::NothingBefore`], or nothing can be written.
@@ -250,6 +242,9 @@ impl Slots {
     pub fn ended(&self, model: &str, active: Option<&Held>) -> Result<(), SlotsError> {
         self.change(model, active, |record| {
             record.attempts = record.attempts.saturating_sub(1);
+            if let Some(trial) = &mut record.trial {
+                trial.attempts = trial.attempts.saturating_sub(1);
+            }
         })
     }
 

@@ -45,7 +45,8 @@ pub enum ModelCommand {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Verify a packed file, keep it beside the outbox, and try it; it waits for `promote`.
+    /// Verify a packed file, keep it beside the outbox, and try it; then it waits. A running agent takes what waits on trial
+    /// where the configuration asks for that.
     Stage {
         /// The packed file.
         #[arg(value_name = "FILE.qmodel")]
@@ -57,19 +58,23 @@ pub enum ModelCommand {
         #[arg(long)]
         allow_downgrade: bool,
     },
-    /// Run what waits from the agent's next start on.
+    /// Let what waits go one step further: from its shadow to the canary, or to the active file. A running agent follows
+    /// within seconds.
     Promote {
         /// Of what device and model.
         #[command(flatten)]
         place: Place,
+        /// Make it the active file whatever its trial has shown.
+        #[arg(long)]
+        force: bool,
     },
-    /// Go back to the file before, from the agent's next start on.
+    /// End the trial of what waits, or go back to the file before. A running agent follows within seconds.
     Rollback {
         /// Of what device and model.
         #[command(flatten)]
         place: Place,
     },
-    /// Which file each model runs, which was before it, which waits.
+    /// Which file each model runs, which was before it, which waits, and what its trial has shown so far.
     Status {
         /// The configuration.
         #[arg(long, value_name = "FILE")]

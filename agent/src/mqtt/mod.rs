@@ -26,6 +26,7 @@ mod tls;
 mod version311;
 mod version5;
 pub mod watermark;
+pub(crate) mod web;
 #[cfg(all(test, feature = "demo"))]
 mod wire;
 

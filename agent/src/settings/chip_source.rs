@@ -10,7 +10,18 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::{Bus, Source, file::PlainSource};
 
 /// Kinds that are no chips, for the message of an unknown one.
-const PLAIN_KINDS: [&str; 5] = ["replay", "simulated", "hwmon", "iio", "wire"];
+const PLAIN_KINDS: [&str; 10] = [
+    "replay",
+    "simulated",
+    "hwmon",
+    "iio",
+    "thermal",
+    "one-wire",
+    "wire",
+    "modbus",
+    "program",
+    "socket",
+];
 
 /// Where the values of a sensor come from, as it is written.
 #[derive(Debug)]
@@ -117,7 +128,7 @@ pub(super) fn wire(
 }
 
 /// The bus must be there and of the right kind.
-fn check_bus(id: &str, kind: BusKind, buses: &[Bus]) -> Result<(), (String, String)> {
+pub(super) fn check_bus(id: &str, kind: BusKind, buses: &[Bus]) -> Result<(), (String, String)> {
     let refuse = |message: String| Err((".bus".into(), message));
     match buses.iter().find(|bus| bus.id == id) {
         Some(bus) if bus.kind == kind => Ok(()),

@@ -4,17 +4,16 @@
 
 use quorate_core::{
     config::{
-        Config, ConfigError, ModelConfig, ModelInput, OutboxConfig, QuantityConfig, SensorConfig,
-        VitalsConfig,
+        Config, ConfigError, GuardConfig, OutboxConfig, QuantityConfig, SensorConfig, VitalsConfig,
     },
-    units::{QuantityId, SensorId},
+    units::SensorId,
     vote,
 };
 use toml::Spanned;
 
 use super::{
-    Model, ModelFacts, Sensor, Settings, SettingsError, commands, delivery, file, file::Origins,
-    models, sources, values, views,
+    Sensor, Settings, SettingsError, commands, delivery, file, file::Origins, guard, models,
+    sources, values, views,
 };
 
 /// Period of a quantity unless it is told otherwise, in milliseconds.
@@ -355,12 +354,13 @@ fn bare(sensors: &[Sensor]) -> Config {
         outbox: OutboxConfig::default(),
         link: None,
         vitals: VitalsConfig::default(),
+        guard: GuardConfig::default(),
     }
 }
 
 impl Settings {
     /// The core's configuration without the models, whose manifests are not known yet.
-    fn bare_config(&self) -> Config {
+    pub(super) fn bare_config(&self) -> Config {
         Config {
             device: self.device.clone(),
             status_codes: self.status_codes,
@@ -370,91 +370,8 @@ impl Settings {
                 .as_ref()
                 .map_or_else(OutboxConfig::default, |mqtt| mqtt.outbox.clone()),
             link: self.mqtt.as_ref().map(|mqtt| mqtt.link),
+            guard: guard::guard(&self.sensors, &self.buses),
             ..bare(&self.sensors)
         }
     }
-}
-
-/// A window is made of the ticks of the slowest input: they must lie as far apart as those that the model learned from.
-fn check_period(settings: &Settings, model: &Model, facts: &ModelFacts) -> Result<(), String> {
-    let inputs = settings
-        .quantities
-        .iter()
-        .filter(|quantity| model.inputs.contains(&quantity.id));
-    match inputs.max_by_key(|quantity| quantity.period_ms) {
-        Some(slowest) if slowest.period_ms != facts.period_ms => Err(format!(
-            "`{}` was trained on a tick every {} ms, but `{}` has period_ms = {}",
-            facts.id, facts.period_ms, slowest.id, slowest.period_ms
-        )),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn core_config(
-    settings: &Settings,
-    facts: &[ModelFacts],
-) -> Result<Config, SettingsError> {
-    let mut config = settings.bare_config();
-    let wrong = |key: String, message: String| SettingsError {
-        place: settings.name.clone(),
-        key,
-        message,
-    };
-    for (index, (model, facts)) in settings.models.iter().zip(facts).enumerate() {
-        let key = format!("models[{index}]");
-        if model.inputs.len() != facts.inputs.len() {
-            let names: Vec<_> = facts
-                .inputs
-                .iter()
-                .map(|input| input.quantity.as_str())
-                .collect();
-            let message = format!(
-                "`{}` takes {} inputs ({}), found {}",
-                facts.id,
-                names.len(),
-                names.join(", "),
-                model.inputs.len()
-            );
-            return Err(wrong(format!("{key}.inputs"), message));
-        }
-        check_period(settings, model, facts)
-            .map_err(|message| wrong(format!("{key}.inputs"), message))?;
-        let mut inputs = Vec::new();
-        for (position, (name, input)) in model.inputs.iter().zip(&facts.inputs).enumerate() {
-            let quantity = settings
-                .quantities
-                .iter()
-                .position(|quantity| quantity.id == *name);
-            let quantity = quantity.expect("the file was checked for it");
-            let unit = &settings.quantities[quantity].unit;
-            if *unit != input.unit {
-                let message = format!(
-                    "`{}` was trained on {} in `{}`, but `{name}` is in `{unit}`",
-                    facts.id, input.quantity, input.unit
-                );
-                return Err(wrong(format!("{key}.inputs[{position}]"), message));
-            }
-            inputs.push(ModelInput {
-                quantity: QuantityId(
-                    u16::try_from(quantity).expect("the number of quantities is validated"),
-                ),
-                mean: input.mean,
-                scale: input.scale,
-                range: input.range,
-            });
-        }
-        config.models.push(ModelConfig {
-            id: model.id.clone(),
-            version: facts.version.clone(),
-            digest: facts.digest.clone(),
-            window: facts.window,
-            inputs,
-            outputs: facts.outputs.clone(),
-            threshold: facts.threshold,
-        });
-    }
-    config
-        .validate()
-        .map_err(|error| wrong(error.key, error.message))?;
-    Ok(config)
 }

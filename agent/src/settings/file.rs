@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue, Deserializer},
 };
 
-use super::{SettingsError, chip_source::SensorSource, overrides, shown};
+use super::{SettingsError, chip_source::SensorSource, overrides, own_sources, shown, trial};
 
 /// A text and its name.
 #[derive(Clone, Copy, Debug)]
@@ -254,8 +254,13 @@ pub(super) struct Device {
 pub(super) struct Bus {
     pub(super) id: Spanned<String>,
     pub(super) kind: Spanned<String>,
-    pub(super) path: String,
+    pub(super) path: Option<String>,
+    pub(super) address: Option<Spanned<String>>,
     pub(super) baud: Option<Spanned<u32>>,
+    pub(super) parity: Option<Spanned<String>>,
+    pub(super) timeout_ms: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub(super) rebind: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -271,7 +276,16 @@ pub(super) struct Sensor {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
 pub(super) enum PlainSource {
     Replay {},
-    Simulated(Signal),
+    Simulated(own_sources::Signal),
+    Modbus(own_sources::Modbus),
+    Program(own_sources::Program),
+    Socket(own_sources::Socket),
+    Thermal {
+        zone: String,
+    },
+    OneWire {
+        device: String,
+    },
     Hwmon {
         chip: Option<String>,
         input: Option<String>,
@@ -287,31 +301,6 @@ pub(super) enum PlainSource {
         channel: u8,
         period_us: Option<u32>,
     },
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Signal {
-    #[serde(default)]
-    pub(super) base: f64,
-    #[serde(default)]
-    pub(super) amplitude: f64,
-    #[serde(default = "sixty")]
-    pub(super) period: u32,
-    #[serde(default)]
-    pub(super) noise: f64,
-    #[serde(default)]
-    pub(super) offset: f64,
-    #[serde(default)]
-    pub(super) seed: u64,
-    pub(super) fault: Option<String>,
-    #[serde(default)]
-    pub(super) fault_from: u64,
-    pub(super) fault_until: Option<u64>,
-}
-
-const fn sixty() -> u32 {
-    60
 }
 
 #[derive(Debug, Deserialize)]
@@ -395,6 +384,8 @@ pub(super) struct Model {
     pub(super) id: Spanned<String>,
     pub(super) bundle: String,
     pub(super) inputs: Vec<Spanned<String>>,
+    pub(super) trial: Option<trial::Trial>,
+    pub(super) ab: Option<trial::Ab>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,7 +8,7 @@ use quorate_core::config::QuantityConfig;
 use quorate_models::package::KEY_ID_BYTES_MAX;
 use toml::Spanned;
 
-use super::{Model, SettingsError, convert::Places, file};
+use super::{Model, SettingsError, convert::Places, file, trial};
 use crate::{command::PublicKey, model::trust::ModelKey};
 
 /// Most keys of one device.
@@ -54,6 +54,14 @@ pub(super) fn models(
             id: id.clone(),
             bundle: base.join(&model.bundle),
             inputs: model.inputs.into_iter().map(Spanned::into_inner).collect(),
+            trial: model
+                .trial
+                .map(|table| trial::rules(places, &key, table))
+                .transpose()?,
+            split: model
+                .ab
+                .map(|table| trial::split(places, &key, table))
+                .transpose()?,
         });
     }
     Ok(known)

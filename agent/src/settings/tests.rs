@@ -86,9 +86,13 @@ fn a_model_must_see_the_ticks_that_it_was_trained_on() {
             mean: 0.0,
             scale: 1.0,
             range: None,
+            impute: None,
         }],
         outputs: vec!["score".into()],
         threshold: None,
+        hysteresis: 0.0,
+        output_ranges: vec![None],
+        missing: quorate_models::Missing::Abstain,
     };
     assert!(settings.core_config(&[facts(1_000)]).is_ok());
     let error = settings.core_config(&[facts(500)]).unwrap_err().to_string();
@@ -167,7 +171,8 @@ fn keys_may_command_and_nobody_else() {
         "{}",
         settings.shown
     );
-    let commands = "ping, status, config-get, replay, sensor-reset, log-level, restart";
+    let commands = "ping, status, config-get, replay, sensor-reset, log-level, restart, model-stage, model-chunk, model-promote, \
+                    model-rollback, model-downgrade, model-force";
     let wrong = keys("allow = [\"halt\"]").unwrap_err();
     let expected = format!(
         "q.toml:34:10: command_keys[0].allow[0]: expected one of [{commands}], found `halt`"
@@ -775,5 +780,81 @@ fn keys_of_models_are_pinned_and_checked() {
     assert!(
         wrong.contains("model_keys[0].public_key: expected an Ed25519 public key"),
         "{wrong}"
+    );
+}
+
+#[test]
+fn own_sources_and_modbus_have_their_places() {
+    let refused = |bus: &str, source: &str| {
+        let text = format!("[device]\nid = 'd'\n{bus}[[sensors]]\nid = 's'\nsource = {source}\n");
+        parse(&text, &[]).map(|_| ()).unwrap_err()
+    };
+    let tcp = "[[buses]]\nid = 'm'\nkind = 'modbus'\naddress = '127.0.0.1:502'\n";
+    let bus = |line: &str| {
+        refused(
+            &format!("[[buses]]\nid = 'm'\n{line}\n"),
+            "{ kind = 'replay' }",
+        )
+    };
+    assert_eq!(
+        bus("kind = 'modbus'\naddress = 'plc:502'"),
+        "q.toml:6:11: buses[0].address: expected an IP address and a port, such as 192.168.0.20:502"
+    );
+    assert_eq!(
+        bus("kind = 'i2c'"),
+        "q.toml:4:6: buses[0].path: missing; expected a device file"
+    );
+    assert_eq!(
+        bus("kind = 'i2c'\npath = '/dev/i2c-1'\ntimeout_ms = 100"),
+        "q.toml:7:14: buses[0].timeout_ms: expected on a bus of kind `modbus`, 10 to 5000"
+    );
+    assert_eq!(
+        bus("kind = 'serial'\npath = '/dev/ttyUSB0'\nparity = 'mark'"),
+        "q.toml:7:10: buses[0].parity: expected `none` or `even` or `odd`, found `mark`"
+    );
+    assert_eq!(
+        refused(
+            tcp,
+            "{ kind = 'modbus', bus = 'm', table = 'coil', address = 1, type = 'u16' }"
+        ),
+        "q.toml:9:10: sensors[0].source.type: type = U16: expected bool for coils and discrete inputs"
+    );
+    assert_eq!(
+        refused("", "{ kind = 'program', command = ['cat'] }"),
+        "q.toml:5:10: sensors[0].source.command: expected the absolute path of a program first, found `cat`"
+    );
+    assert_eq!(
+        refused("", "{ kind = 'socket', path = 'in.sock' }"),
+        "q.toml:5:10: sensors[0].source.path: expected an absolute path of at most 107 bytes, found `in.sock`"
+    );
+    assert_eq!(
+        refused("", "{ kind = 'one-wire', device = 'x' }"),
+        "q.toml:5:10: sensors[0].source.device: device = \"x\": expected family and number in hexadecimal, such as 28-0316a2794bff"
+    );
+}
+
+#[test]
+fn what_is_asked_over_a_bus_is_guarded() {
+    let text = "[device]\nid = 'd'\n[[buses]]\nid = 'm'\nkind = 'modbus'\naddress = '127.0.0.1:502'\n\
+        [[buses]]\nid = 'i'\nkind = 'i2c'\npath = '/dev/i2c-1'\nrebind = true\n\
+        [[sensors]]\nid = 'a'\nsource = { kind = 'bme280', bus = 'i', address = 0x76, channel = 'pressure' }\n\
+        [[sensors]]\nid = 'b'\nsource = { kind = 'bme280', bus = 'i', address = 0x76, channel = 'humidity' }\n\
+        [[sensors]]\nid = 'c'\nsource = { kind = 'modbus', bus = 'm', table = 'coil', address = 1, type = 'bool' }\n\
+        [[sensors]]\nid = 'd'\nsource = { kind = 'program', command = ['/bin/cat'] }\n";
+    let guard = parse(text, &[]).unwrap().core_config(&[]).unwrap().guard;
+    let buses: Vec<_> = guard
+        .buses
+        .iter()
+        .map(|bus| (bus.id.as_str(), bus.recover))
+        .collect();
+    assert_eq!(buses, [("i", true), ("m", false)]);
+    let parts: Vec<_> = guard
+        .parts
+        .iter()
+        .map(|part| (part.id.as_str(), part.sensors.len()))
+        .collect();
+    assert_eq!(
+        parts,
+        [("bme280 at 0x76 on i", 2), ("modbus unit 1 on m", 1)]
     );
 }

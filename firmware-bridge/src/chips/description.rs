@@ -16,8 +16,10 @@ pub enum BusKind {
     I2c,
     /// SPI, one device file per chip select.
     Spi,
-    /// A serial line with a microcontroller; no chip of the list hangs on one.
+    /// A serial line, with a microcontroller or a sensor that sends by itself.
     Serial,
+    /// Modbus, over a serial line or TCP; no chip of the list hangs on one.
+    Modbus,
 }
 
 impl BusKind {
@@ -28,6 +30,7 @@ impl BusKind {
             Self::I2c => "i2c",
             Self::Spi => "spi",
             Self::Serial => "serial",
+            Self::Modbus => "modbus",
         }
     }
 }

@@ -155,6 +155,10 @@ impl Probe for ChannelProbe {
     fn sample(&mut self) -> Result<f64, SampleFault> {
         self.chip.lock().sample(self.channel)
     }
+
+    fn close(&mut self) {
+        self.chip.lock().close();
+    }
 }
 
 #[cfg(test)]

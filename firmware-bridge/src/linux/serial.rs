@@ -5,15 +5,28 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
-use rustix::termios::{OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
+use rustix::termios::{ControlModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
 use crate::SampleFault;
 use crate::errno::{fault_from_errno, fault_from_file_error};
 use crate::wire::Line;
+
+/// The parity of a serial line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parity {
+    /// None.
+    #[default]
+    None,
+    /// Even, as the standard of Modbus wants it.
+    Even,
+    /// Odd.
+    Odd,
+}
 
 /// A serial line.
 #[derive(Debug)]
@@ -22,12 +35,20 @@ pub struct SerialLine {
 }
 
 impl SerialLine {
-    /// Opens a line, for example `/dev/ttyACM0`, with a speed in baud.
+    /// Opens a line, for example `/dev/ttyACM0`, with a speed in baud and no parity.
+    ///
+    /// # Errors
+    /// As for [`SerialLine::open_with`].
+    pub fn open(path: &Path, baud: u32) -> Result<Self, SampleFault> {
+        Self::open_with(path, baud, Parity::None)
+    }
+
+    /// Opens a line with a speed in baud and a parity.
     ///
     /// # Errors
     /// `Missing`, `Permission` (the group is usually dialout), or what the system says of a file that is no line or a speed
     /// that it cannot have.
-    pub fn open(path: &Path, baud: u32) -> Result<Self, SampleFault> {
+    pub fn open_with(path: &Path, baud: u32, parity: Parity) -> Result<Self, SampleFault> {
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
         let flags = i32::try_from(flags).map_err(|_| SampleFault::Malformed)?;
         let file = OpenOptions::new()
@@ -40,12 +61,23 @@ impl SerialLine {
             let mut settings = tcgetattr(&file)?;
             settings.make_raw();
             settings.set_speed(baud)?;
+            let odd = parity == Parity::Odd;
+            settings
+                .control_modes
+                .set(ControlModes::PARENB, parity != Parity::None);
+            settings.control_modes.set(ControlModes::PARODD, odd);
             // With no byte there, reading says so at once; a line that was hung up reads as its end.
             settings.special_codes[SpecialCodeIndex::VMIN] = 1;
             tcsetattr(&file, OptionalActions::Flush, &settings)
         };
         set().map_err(|errno| fault_from_errno(errno.raw_os_error()))?;
         Ok(Self { file })
+    }
+}
+
+impl AsFd for SerialLine {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

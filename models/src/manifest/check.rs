@@ -38,6 +38,7 @@ impl Manifest {
             self.inputs.iter().map(|input| &input.quantity),
         )?;
         self.check_outputs()?;
+        self.check_missing()?;
         for (key, number) in [
             ("release", self.release),
             ("budgets.load_ms_max", self.budgets.load_ms_max),
@@ -94,6 +95,7 @@ impl Manifest {
             if let Some(threshold) = output.threshold {
                 check_number(&format!("{key}.threshold"), threshold)?;
             }
+            output.check_bounds(&key)?;
         }
         check_unique(
             "outputs",
@@ -155,7 +157,7 @@ impl Training {
     }
 }
 
-fn check_name(key: &str, name: &str) -> Result<(), ManifestError> {
+pub(super) fn check_name(key: &str, name: &str) -> Result<(), ManifestError> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     if name.is_empty() || name.len() > NAME_CHARACTERS_MAX || !name.chars().all(allowed) {
         let found = shorten(name);
@@ -183,7 +185,7 @@ fn check_text(key: &str, text: &str, characters_max: usize) -> Result<(), Manife
     Ok(())
 }
 
-fn check_number(key: &str, number: f64) -> Result<(), ManifestError> {
+pub(super) fn check_number(key: &str, number: f64) -> Result<(), ManifestError> {
     // The tensor holds f32: a number that f32 cannot hold would silently become infinite there.
     if number.is_finite() && number.abs() <= f64::from(f32::MAX) {
         return Ok(());

@@ -18,6 +18,8 @@ pub(super) struct Manifest {
     pub(super) inputs: Vec<Input>,
     pub(super) outputs: Vec<Output>,
     #[serde(default)]
+    pub(super) missing: Missing,
+    #[serde(default)]
     pub(super) budgets: Budgets,
     pub(super) training: Training,
 }
@@ -45,6 +47,30 @@ pub(super) struct Input {
     pub(super) range: [f64; 2],
     pub(super) mean: f64,
     pub(super) scale: f64,
+    pub(super) impute: Option<Impute>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "rule")]
+pub(super) enum Impute {
+    Hold { hold_s: f64 },
+    Mean {},
+    Value { value: f64 },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "rule")]
+pub(super) enum Missing {
+    // Braces: of a variant without them serde takes keys that it does not know.
+    Abstain {},
+    Impute {},
+    Fallback { model: String },
+}
+
+impl Default for Missing {
+    fn default() -> Self {
+        Self::Abstain {}
+    }
 }
 
 #[derive(Deserialize)]
@@ -53,6 +79,8 @@ pub(super) struct Output {
     pub(super) name: String,
     pub(super) meaning: String,
     pub(super) threshold: Option<f64>,
+    pub(super) hysteresis: Option<f64>,
+    pub(super) range: Option<[f64; 2]>,
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@ use quorate_core::{
     event::{
         Action, Event, GoneCause, InferenceFault, StoreFault, StoreReport, StoredRecord, Worker,
     },
+    model::Lane,
     record::{self, Body, Occurrence, Record},
     units::{BatchId, ModelId, Mono, SensorId, Seq, WallAnchor},
 };
@@ -23,7 +24,9 @@ impl World {
         self.outcome.actions += 1;
         match action {
             Action::Poll { sensor, .. } => self.poll(sensor),
-            Action::Infer { model, tick, .. } => self.infer(model, tick),
+            Action::Infer {
+                model, lane, tick, ..
+            } => self.infer(model, lane, tick),
             Action::Store { record } => self.store(&record)?,
             Action::Load {
                 after,
@@ -77,6 +80,7 @@ impl World {
             // Nobody gives commands here.
             Action::Recall { .. }
             | Action::Execute { .. }
+            | Action::ModelStep { .. }
             | Action::Reopen { .. }
             | Action::Reply { .. }
             | Action::Settled { .. }
@@ -161,7 +165,7 @@ impl World {
         self.tell_later(answer.delay_ms, event);
     }
 
-    fn infer(&mut self, model: ModelId, tick: Mono) {
+    fn infer(&mut self, model: ModelId, lane: Lane, tick: Mono) {
         if chance(&mut self.random, self.mix.inference_hangs) {
             let event = Event::WorkerDied {
                 worker: Worker::Inference,
@@ -188,7 +192,9 @@ impl World {
             delay_ms,
             Event::Inferred {
                 model,
+                lane,
                 tick,
+                took_us: delay_ms * 1_000,
                 outcome,
             },
         );

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use quorate_core::{
     config::{
-        Config, ConfirmBy, LinkConfig, ModelConfig, ModelInput, Order, OutboxConfig,
+        Config, ConfirmBy, GuardConfig, LinkConfig, ModelConfig, ModelInput, Order, OutboxConfig,
         QuantityConfig, SensorConfig, VitalsConfig,
     },
     event::ProbeFault,
@@ -72,6 +72,7 @@ pub(crate) fn config(quantities: usize, (outbox, link): (OutboxConfig, LinkConfi
         mean: 40.0,
         scale: 10.0,
         range: Some((-40.0, 140.0)),
+        impute: None,
     };
     Config {
         status_codes: true,
@@ -86,10 +87,12 @@ pub(crate) fn config(quantities: usize, (outbox, link): (OutboxConfig, LinkConfi
             inputs: vec![input(0), input(1)],
             outputs: vec!["score".into()],
             threshold: Some(0.9),
+            ..ModelConfig::default()
         }],
         outbox,
         link: Some(link),
         vitals: VitalsConfig::default(),
+        guard: GuardConfig::default(),
     }
 }
 
@@ -143,6 +146,7 @@ pub(crate) fn sample(
             answer.value = Err(ProbeFault {
                 cause: "no-acknowledge",
                 permanent,
+                reach: quorate_core::event::Reach::Device,
             });
         }
         SensorFault::Silent => return None,

@@ -170,16 +170,20 @@ impl Agent {
                 }
             }
             Deed::SensorReset { sensor } => {
-                let outcome = self.reset_sensor(&sensor, actions);
+                let outcome = self.reset_sensor(now, &sensor, actions);
                 self.conclude_command(now, id, outcome, actions);
             }
-            Deed::Status | Deed::ConfigGet | Deed::LogLevel(_) | Deed::Restart { .. } => {
+            Deed::Status
+            | Deed::ConfigGet
+            | Deed::LogLevel(_)
+            | Deed::Restart { .. }
+            | Deed::Model(_) => {
                 actions.push(Action::Execute { id, deed });
             }
         }
     }
 
-    fn reset_sensor(&mut self, name: &str, actions: &mut Vec<Action>) -> Outcome {
+    fn reset_sensor(&mut self, now: Mono, name: &str, actions: &mut Vec<Action>) -> Outcome {
         let position = self
             .config
             .sensors
@@ -194,6 +198,7 @@ impl Agent {
         for quantity in &mut self.quantities {
             channels += quantity.forget(sensor);
         }
+        self.guards.forget(now, sensor);
         actions.push(Action::Reopen { sensor });
         Ok(format!("{{\"channels\":{channels}}}"))
     }
@@ -320,7 +325,7 @@ mod tests {
         command::{
             COMMANDS_MAX, CommandEvent, CommandId, Deed, LogLevel, ReplyTo, Request, STAGE_MS_MAX,
         },
-        config::{Config, OutboxConfig, Recovered, SensorConfig, VitalsConfig},
+        config::{Config, GuardConfig, OutboxConfig, Recovered, SensorConfig, VitalsConfig},
         event::{Action, Event, StoreFault},
         record::Body,
         units::{BootId, Epoch, Mono, Seq},
@@ -345,6 +350,7 @@ mod tests {
             outbox: OutboxConfig::default(),
             link: None,
             vitals: VitalsConfig::default(),
+            guard: GuardConfig::default(),
         };
         let recovered = Recovered {
             epoch: Epoch(3),

@@ -95,7 +95,16 @@ impl Agent {
 
     pub(super) fn lose_link(&mut self, now: Mono, fault: LinkFault, actions: &mut Vec<Action>) {
         self.counters.link_faults += 1;
-        self.outbox.link_down();
+        if let Some(seq) = self.outbox.link_down(now) {
+            self.counters.records_set_aside += 1;
+            let occurrence = Occurrence {
+                what: "record-set-aside",
+                reason: Some("connection-closed"),
+                records: Some((seq, seq, 1)),
+                ..Occurrence::default()
+            };
+            self.tell(now, occurrence, actions);
+        }
         let Some(link) = &mut self.link else { return };
         let was_up = link.is_up();
         link.transition_to_down(now, fault.clone(), &mut self.random);

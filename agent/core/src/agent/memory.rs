@@ -1,4 +1,4 @@
-//! What outlives the agent: the voters' learning, saved and restored.
+//! What outlives the agent: the voters' learning and the day's bytes, saved and restored.
 //!
 //! Owns: when it is saved, and what is said of its restoring. Must not: touch a file.
 
@@ -27,8 +27,9 @@ impl Agent {
                 })
             })
             .collect();
-        if !quantities.is_empty() {
-            let checkpoint = Checkpoint::new(self.stamp(now), quantities);
+        let day = self.outbox.day(now);
+        if !quantities.is_empty() || day.is_some() {
+            let checkpoint = Checkpoint::new(self.stamp(now), quantities, day);
             actions.push(Action::Checkpoint(checkpoint));
         }
     }
@@ -44,6 +45,9 @@ impl Agent {
             Some(age_ms) => format!("{} s old", age_ms / 1_000),
             None => "of unknown age".into(),
         };
+        if let Some(day) = checkpoint.day(self.stamp(now)) {
+            self.outbox.resume_day(now, day);
+        }
         for index in 0..self.quantities.len() {
             let config = self.quantities[index].config();
             let Some(saved) = checkpoint.of(&config.id) else {

@@ -7,8 +7,7 @@ use alloc::vec::Vec;
 use super::Agent;
 use crate::{
     health::{CommandsHealth, Condition, Health, SensorHealth},
-    infer::Model,
-    units::{Mono, QuantityId},
+    units::{Mono, QuantityId, SensorId},
     vote::{ChannelView, Quality, Vote, VoteView},
 };
 
@@ -49,21 +48,25 @@ impl Agent {
             started: self.started,
             condition: Condition::Ok,
             sensors: sensors
-                .map(|(config, sensor)| SensorHealth {
+                .zip((0..).map(SensorId))
+                .map(|((config, sensor), id)| SensorHealth {
                     id: config.id.clone(),
                     value: sensor.newest().map(|(value, _)| value),
                     taken: sensor.newest().map(|(_, taken)| taken),
                     fault: sensor.fault.map(|(fault, _)| fault.cause),
                     fault_permanent: sensor.fault.is_some_and(|(fault, _)| fault.permanent),
                     fault_since: sensor.fault.map(|(_, since)| since),
+                    breaker: self.guards.of(id).map(|(state, _)| state),
+                    retry: self.guards.of(id).and_then(|(_, retry)| retry),
                 })
                 .collect(),
+            buses: self.guards.health(),
             quantities: self
                 .quantities
                 .iter()
                 .map(|quantity| quantity.health(&self.config.sensors))
                 .collect(),
-            models: self.models.iter().map(Model::health).collect(),
+            models: self.models.iter().map(|model| model.health(now)).collect(),
             store: self.outbox.health(),
             link: self.link.as_ref().map(|link| {
                 let delivery = self.outbox.delivery_health(self.told.delivery_since);
@@ -94,13 +97,14 @@ impl Agent {
         let models = health
             .models
             .iter()
-            .all(|model| matches!(model.state, "filling" | "running"));
+            .all(|model| matches!(model.state, "filling" | "running" | "standby"));
         let sensors = health.sensors.iter().all(|sensor| sensor.fault.is_none());
+        let buses = health.buses.iter().all(|bus| bus.state == "closed");
         let delivery = health
             .link
             .as_ref()
             .is_none_or(|link| link.delivery.state == "ok");
-        if quantities && models && sensors && delivery {
+        if quantities && models && sensors && buses && delivery {
             Condition::Ok
         } else {
             Condition::Degraded

@@ -7,62 +7,13 @@ use alloc::{format, vec::Vec};
 use super::Agent;
 use crate::{
     certificate::{Changed, Role},
-    event::{Action, GoneCause, InferenceFault, ModelChange},
+    event::{Action, GoneCause},
     gone::Loss,
-    infer::State,
     record::{Body, Occurrence, Stamp, wall_time},
     units::Mono,
 };
 
 impl Agent {
-    pub(super) fn tell_model(
-        &mut self,
-        now: Mono,
-        index: usize,
-        before: State,
-        fault: Option<InferenceFault>,
-        actions: &mut Vec<Action>,
-    ) {
-        let after = self.models[index].state;
-        if after == before && fault.is_none() {
-            return;
-        }
-        let occurrence = Occurrence {
-            what: "model",
-            subject: self.config.models[index].id.clone(),
-            from: Some(before.as_str()),
-            to: Some(after.as_str()),
-            reason: fault.as_ref().map(|fault| fault.cause),
-            detail: fault.map(|fault| fault.detail),
-            records: None,
-        };
-        self.tell(now, occurrence, actions);
-    }
-
-    /// Another file is run for a model.
-    pub(super) fn tell_model_change(
-        &mut self,
-        now: Mono,
-        change: ModelChange,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(config) = self.config.models.get(change.model.index()) else {
-            return;
-        };
-        let occurrence = Occurrence {
-            what: if change.rolled_back {
-                "model-rolled-back"
-            } else {
-                "model-promoted"
-            },
-            subject: config.id.clone(),
-            reason: Some(change.cause),
-            detail: Some(change.detail),
-            ..Occurrence::default()
-        };
-        self.tell(now, occurrence, actions);
-    }
-
     /// What never became durable, once the store works again.
     pub(super) fn note_lost(&mut self) {
         if let Some((first, last, count)) = self.outbox.take_lost() {

@@ -5,11 +5,14 @@
 use alloc::{format, string::String};
 
 use super::{
-    BROKERS_MAX, CODES_MAX, Config, ConfigError, ID_BYTES_MAX, LinkConfig, MODELS_MAX, ModelConfig,
-    OutboxConfig, PERIOD_MS_MAX, PERIOD_MS_MIN, QUANTITIES_MAX, QuantityConfig, SENSORS_MAX,
-    SensorConfig, WINDOW_VALUES_MAX,
+    BROKERS_MAX, CODES_MAX, Config, ConfigError, GuardConfig, ID_BYTES_MAX, LinkConfig, MODELS_MAX,
+    ModelConfig, OutboxConfig, PERIOD_MS_MAX, PERIOD_MS_MIN, QUANTITIES_MAX, QuantityConfig,
+    SENSORS_MAX, SensorConfig, WINDOW_VALUES_MAX,
 };
-use crate::vote::{CHANNELS_MAX, Kind};
+use crate::{
+    model::{Impute, Missing, Split, TrialRules},
+    vote::{CHANNELS_MAX, Kind},
+};
 
 impl Config {
     /// Checks every relation that the core relies upon.
@@ -40,8 +43,17 @@ impl Config {
             })?;
         }
         for (index, model) in self.models.iter().enumerate() {
-            model.validate(&format!("models[{index}]"), self.quantities.len())?;
+            let key = format!("models[{index}]");
+            model.validate(&key, self.quantities.len())?;
+            if let Missing::Fallback(other) = model.missing {
+                check(
+                    other.index() < self.models.len() && other.index() != index,
+                    &key,
+                    || "expected another model to fall back to".into(),
+                )?;
+            }
         }
+        self.guard.validate(self.sensors.len())?;
         self.outbox.validate()?;
         self.link.map_or(Ok(()), |link| link.validate())?;
         check(self.vitals.stroke_ms > 0, "vitals.stroke_ms", || {
@@ -50,6 +62,28 @@ impl Config {
         check(self.vitals.stall_ms >= 1_000, "vitals.stall_ms", || {
             "expected at least 1000".into()
         })
+    }
+}
+
+impl GuardConfig {
+    fn validate(&self, sensors: usize) -> Result<(), ConfigError> {
+        check_count("buses", self.buses.len(), SENSORS_MAX)?;
+        check_count("sensors", self.parts.len(), SENSORS_MAX)?;
+        let mut taken = alloc::vec![false; sensors];
+        for part in &self.parts {
+            check(part.bus.index() < self.buses.len(), "buses", || {
+                format!("no such bus for `{}`", part.id)
+            })?;
+            for sensor in &part.sensors {
+                let free = taken
+                    .get_mut(sensor.index())
+                    .is_some_and(|taken| !core::mem::replace(taken, true));
+                check(free, "sensors", || {
+                    format!("a sensor of `{}` is not there, or twice", part.id)
+                })?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -200,6 +234,55 @@ impl ModelConfig {
                 "expected a finite mean and a finite scale above 0".into()
             })?;
             check_range(&key, input.range)?;
+            let finite = !matches!(input.impute, Some(Impute::Value(value)) if !value.is_finite());
+            check(finite, &key, || {
+                "expected a finite value to stand in".into()
+            })?;
+        }
+        self.validate_outputs(key)?;
+        self.trial
+            .as_ref()
+            .map_or(Ok(()), |rules| rules.validate(&format!("{key}.trial")))
+    }
+
+    fn validate_outputs(&self, key: &str) -> Result<(), ConfigError> {
+        for range in &self.output_ranges {
+            check_range(&format!("{key}.outputs"), *range)?;
+        }
+        let hysteresis = self.hysteresis.is_finite() && self.hysteresis >= 0.0;
+        check(hysteresis, &format!("{key}.hysteresis"), || {
+            "expected a finite number of at least 0".into()
+        })?;
+        let turns = !matches!(self.split, Some(Split::Time { period_ms: 0 }));
+        check(turns, &format!("{key}.ab.period_s"), || {
+            "expected above 0".into()
+        })
+    }
+}
+
+impl TrialRules {
+    fn validate(&self, key: &str) -> Result<(), ConfigError> {
+        check(self.answers_min >= 1, &format!("{key}.answers_min"), || {
+            "expected at least 1".into()
+        })?;
+        for (name, share) in [
+            ("disagreement_max", self.disagreement_max),
+            ("errors_max_share", self.errors_share_max),
+            ("inputs_good_min_share", self.inputs_good_share_min),
+        ] {
+            let inside = (0.0..=1.0).contains(&share);
+            check(inside, &format!("{key}.{name}"), || {
+                format!("expected 0 to 1, found {share}")
+            })?;
+        }
+        for (name, most) in [
+            ("difference_max", self.difference_max),
+            ("drift_max", self.drift_max),
+        ] {
+            let positive = most.is_none_or(|most| most.is_finite() && most >= 0.0);
+            check(positive, &format!("{key}.{name}"), || {
+                "expected a finite number of at least 0".into()
+            })?;
         }
         Ok(())
     }

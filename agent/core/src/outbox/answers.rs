@@ -136,6 +136,7 @@ impl Outbox {
             self.recalled.insert(first, last);
         }
         self.live_from = self.seq_next();
+        self.closing.recalled(first, last, &mut self.unsent);
         self.send_again(first, last);
     }
 
@@ -162,6 +163,7 @@ impl Outbox {
             for (first, last) in kept.gaps(Seq(1), through) {
                 actions.push(Action::Forget { first, last });
                 self.unsent.remove(first, last);
+                self.closing.gone(first, last);
             }
         }
         confirmed

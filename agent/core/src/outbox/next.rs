@@ -36,10 +36,26 @@ impl Outbox {
             (_, Some(backlog), _) => backlog,
             (live, None, _) => live?,
         };
+        if !self.inflight.is_empty() && self.is_alone(next.first) {
+            return None;
+        }
         Some(Next {
             due: next.due.max(held),
             ..next
         })
+    }
+
+    /// Whether a message that begins here must be alone, or one that must is in flight.
+    fn is_alone(&self, first: Seq) -> bool {
+        let flights = self.inflight.values().flat_map(|flight| &flight.runs);
+        let mut firsts = flights.map(|(first, _)| *first).chain([first]);
+        firsts.any(|first| self.closing.is_alone(first))
+    }
+
+    /// How far a message from `first` may reach of `through`, for what was refused or ended a connection.
+    fn within(&self, first: Seq, through: Seq) -> Seq {
+        let through = self.refusals.within(first, through);
+        self.closing.within(first, through)
     }
 
     /// What was made before this connection goes at once.
@@ -50,7 +66,7 @@ impl Outbox {
             .min(self.storing.durable_through());
         (first <= through).then(|| Next {
             first,
-            through: self.refusals.within(first, through),
+            through: self.within(first, through),
             historical: true,
             due: Mono(0),
         })
@@ -73,7 +89,7 @@ impl Outbox {
         };
         Some(Next {
             first,
-            through: self.refusals.within(first, through),
+            through: self.within(first, through),
             historical: false,
             due,
         })

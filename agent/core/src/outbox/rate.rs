@@ -4,9 +4,10 @@
 //!
 //! Bytes are those of the MQTT packets that carry records, as [`crate::event::Event::Sent`] tells them; before the size
 //! of one message is known no other is made, so that a limit is passed by one message at most. A day is 24 hours from
-//! the start of the agent; a restart begins a new one.
+//! the first start of the agent; a restart goes on with the one that was going on (see [`crate::checkpoint::Day`]).
 
 use crate::{
+    checkpoint::Day,
     config::OutboxConfig,
     units::{BatchId, Mono},
 };
@@ -70,7 +71,7 @@ pub(super) struct Rate {
     bytes: Bucket,
     /// Bytes in a day; 0 for no limit.
     day_bytes_max: u64,
-    day_began: Mono,
+    day_ends: Mono,
     day_bytes: u64,
     /// A message whose size is not known yet.
     unknown: Option<BatchId>,
@@ -82,7 +83,7 @@ impl Rate {
             messages: Bucket::new(config.messages_per_second_max, now),
             bytes: Bucket::new(config.bytes_per_second_max, now),
             day_bytes_max: config.bytes_per_day_max,
-            day_began: now,
+            day_ends: now.plus_ms(DAY_MS),
             day_bytes: 0,
             unknown: None,
         }
@@ -114,11 +115,25 @@ impl Rate {
     }
 
     pub(super) fn turn_day(&mut self, now: Mono) {
-        let days = now.since_ms(self.day_began) / DAY_MS;
-        if days > 0 {
-            self.day_began = self.day_began.plus_ms(days * DAY_MS);
+        if now >= self.day_ends {
+            let days = now.since_ms(self.day_ends) / DAY_MS + 1;
+            self.day_ends = self.day_ends.plus_ms(days * DAY_MS);
             self.day_bytes = 0;
         }
+    }
+
+    /// What a restart must know of the day, where its bytes are limited.
+    pub(super) fn day(&self, now: Mono) -> Option<Day> {
+        (self.day_bytes_max > 0).then(|| Day {
+            bytes: self.day_bytes,
+            left_ms: self.day_ends.since_ms(now),
+        })
+    }
+
+    /// Goes on with a day that began before a restart.
+    pub(super) fn resume(&mut self, now: Mono, day: Day) {
+        self.day_bytes = self.day_bytes.saturating_add(day.bytes);
+        self.day_ends = now.plus_ms(day.left_ms.min(DAY_MS));
     }
 
     /// The day's bytes are used up; nothing goes before the next day.
@@ -132,7 +147,7 @@ impl Rate {
             return None;
         }
         let day = if self.is_used_up() {
-            self.day_began.plus_ms(DAY_MS)
+            self.day_ends
         } else {
             Mono(0)
         };
@@ -201,6 +216,21 @@ mod tests {
         assert_eq!(one.due(), Some(Mono(DAY_MS)));
         one.turn_day(Mono(DAY_MS));
         assert!(!one.is_used_up() && one.day_bytes() == 0);
+    }
+
+    #[test]
+    fn a_restart_goes_on_with_the_day() {
+        let mut one = rate(0, 0, 10_000);
+        drive(&mut one, 3_000, Mono(1_000));
+        let day = one.day(Mono(5_000)).expect("bytes are limited");
+        assert_eq!((day.bytes, day.left_ms), (12_000, DAY_MS - 5_000));
+        let mut next = rate(0, 0, 10_000);
+        next.resume(Mono(100), day);
+        assert!(next.is_used_up(), "a restart buys no bytes");
+        assert_eq!(next.due(), Some(Mono(100 + DAY_MS - 5_000)));
+        next.turn_day(Mono(100 + DAY_MS - 5_000));
+        assert!(!next.is_used_up());
+        assert!(rate(0, 0, 0).day(Mono(0)).is_none(), "nothing to save");
     }
 
     #[test]

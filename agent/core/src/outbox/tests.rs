@@ -92,6 +92,10 @@ struct Bench {
     messages: Vec<(Mono, Vec<u64>, bool)>,
     discarded: Vec<u64>,
     set_aside: u64,
+    /// What a broker that may end the connection has not answered.
+    in_flight: Vec<(BatchId, Vec<u64>)>,
+    /// Records that were found to end connections.
+    told: u64,
 }
 
 impl Bench {
@@ -107,6 +111,8 @@ impl Bench {
             messages: Vec::new(),
             discarded: Vec::new(),
             set_aside: 0,
+            in_flight: Vec::new(),
+            told: 0,
         }
     }
 
@@ -210,7 +216,7 @@ fn one_refused_record_delays_nothing_else_and_is_tried_again() {
     let tries = bench.messages.iter().filter(alone).count();
     assert!((5..=20).contains(&tries), "{tries} tries in an hour");
     assert_eq!(bench.set_aside, 1, "told once");
-    bench.outbox.link_down();
+    bench.outbox.link_down(bench.now);
     bench.outbox.link_up(bench.now, 70_000, 8);
     bench.run(Mono(3_600_001), |_| AckOutcome::Taken);
     assert!(bench.stored.is_empty(), "a new connection tries it");
@@ -375,4 +381,104 @@ fn what_is_recalled_is_sent_again_and_is_no_news() {
     let (_, seqs, historical) = &bench.messages[1];
     assert_eq!((seqs.clone(), *historical), ((20..=40).collect(), true));
     assert!(bench.stored.is_empty() && bench.messages.len() == 2);
+}
+
+/// A broker that ends the connection at some records instead of answering, and a link that is back after a second.
+/// Returns how many connections ended so.
+fn run_closing(bench: &mut Bench, end: Mono, closes: impl Fn(&[u64]) -> bool) -> u32 {
+    let (mut closings, mut actions) = (0, Vec::new());
+    while bench.now < end {
+        bench.outbox.advance(bench.now, true, &mut actions);
+        if actions.is_empty() {
+            // What is in flight now is answered in order, until a message is not.
+            let flights: Vec<_> = core::mem::take(&mut bench.in_flight);
+            for (batch, seqs) in flights {
+                if closes(&seqs) {
+                    closings += 1;
+                    bench.told += u64::from(bench.outbox.link_down(bench.now).is_some());
+                    bench.now = bench.now.plus_ms(1_000);
+                    bench.outbox.link_up(bench.now, 70_000, 8);
+                    break;
+                }
+                let taken = AckOutcome::Taken;
+                let random = &mut bench.random;
+                bench
+                    .outbox
+                    .acked(bench.now, batch, taken, random, &mut actions);
+            }
+        }
+        while !actions.is_empty() {
+            let action = actions.remove(0);
+            if let Action::Publish { batch, records, .. } = action {
+                let seqs: Vec<u64> = records.iter().map(|record| record.seq.0).collect();
+                bench.messages.push((bench.now, seqs.clone(), true));
+                bench.outbox.sent(bench.now, batch, 100);
+                bench.in_flight.push((batch, seqs));
+            } else {
+                bench.perform(action, |_| AckOutcome::Taken, &mut actions);
+            }
+            bench.outbox.advance(bench.now, true, &mut actions);
+        }
+        if bench.in_flight.is_empty() {
+            let next = bench.outbox.next_deadline(true).unwrap_or(end);
+            bench.now = next.max(bench.now).min(end);
+        }
+    }
+    closings
+}
+
+#[test]
+fn a_record_that_ends_connections_delays_nothing_else_and_is_tried_again() {
+    let mut bench = Bench::new(OutboxConfig::default(), 1_000);
+    let poison = |seqs: &[u64]| seqs.contains(&333);
+    let closings = run_closing(&mut bench, Mono(4_000), poison);
+    assert!(
+        (2..=3).contains(&closings),
+        "{closings} before the others go on"
+    );
+    assert!(bench.stored.len() <= 100, "{} wait", bench.stored.len());
+    let closings = run_closing(&mut bench, Mono(120_000), poison);
+    assert!(closings <= 10, "{closings} until it is found");
+    assert_eq!(bench.stored.iter().copied().collect::<Vec<_>>(), vec![333]);
+    assert_eq!((bench.told, bench.outbox.delivery()), (1, "poison-record"));
+    assert_eq!(bench.outbox.settled(), Seq(332));
+    let closings = run_closing(&mut bench, Mono(86_400_000), poison);
+    assert!((10..=35).contains(&closings), "{closings} in a day");
+    assert_eq!((bench.stored.len(), bench.told), (1, 1), "told once");
+    run_closing(&mut bench, Mono(93_600_000), |_| false);
+    assert!(bench.stored.is_empty(), "it arrives when it is taken");
+    assert_eq!((bench.discarded.len(), bench.outbox.delivery()), (0, "ok"));
+}
+
+#[test]
+fn a_broker_that_ends_every_connection_loses_nothing_and_is_forgiven() {
+    let mut bench = Bench::new(OutboxConfig::default(), 3_000);
+    run_closing(&mut bench, Mono(600_000), |_| true);
+    assert_eq!(bench.stored.len(), 3_000);
+    assert!(bench.outbox.unsent.parts().len() <= 64);
+    run_closing(&mut bench, Mono(4_800_000), |_| false);
+    assert!(bench.stored.is_empty() && bench.discarded.is_empty());
+    assert_eq!(bench.outbox.delivery(), "ok");
+}
+
+#[test]
+fn several_records_that_end_connections_are_each_found() {
+    let mut bench = Bench::new(OutboxConfig::default(), 2_000);
+    let poison = |seqs: &[u64]| seqs.iter().any(|seq| [7, 8, 450, 1_999].contains(seq));
+    run_closing(&mut bench, Mono(600_000), poison);
+    let left: Vec<u64> = bench.stored.iter().copied().collect();
+    assert_eq!((left, bench.told), (vec![7, 8, 450, 1_999], 4));
+}
+
+#[test]
+fn a_cut_link_sets_nothing_aside() {
+    let mut bench = Bench::new(OutboxConfig::default(), 1_000);
+    let calls = core::cell::Cell::new(0_u32);
+    // Every third message is cut off, wherever it stands.
+    let cut = |_: &[u64]| {
+        calls.set(calls.get() + 1);
+        calls.get() % 3 == 1
+    };
+    run_closing(&mut bench, Mono(60_000), cut);
+    assert!(bench.stored.is_empty() && bench.told == 0);
 }

@@ -9,6 +9,8 @@ use super::statistics::{DEVIATIONS_PER_MEDIAN_DEVIATION, Sorted, root, square};
 pub(super) const LOOK_SAMPLES: usize = 32;
 /// A sample beyond this many deviations of its look does not belong to it.
 const STRAY_DEVIATIONS: f64 = 6.0;
+/// Strays are looked for with a variance of at most this many times that of the middle half and of the steps.
+const STRAY_NOISE_SHARES: f64 = 2.0;
 /// Strays that a steady look may have: a tenth of it.
 const STRAYS_MAX: usize = 3;
 /// The halves of a steady look differ by at most this many deviations of one sample.
@@ -56,7 +58,13 @@ impl Look {
         if core > 0.0 && noise > 9.0 * core {
             noise = core;
         }
-        let deviation = root(noise);
+        // One stray more than are left out of the variance would widen it until no stray is seen.
+        let bounded = if core > 0.0 {
+            noise.min(STRAY_NOISE_SHARES * core)
+        } else {
+            noise
+        };
+        let deviation = root(bounded);
         let stray = (STRAY_DEVIATIONS * deviation).max(accuracy);
         let strays = all
             .iter()

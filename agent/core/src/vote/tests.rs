@@ -128,6 +128,53 @@ mod properties {
         assert!(vote.verdicts[2].included);
     }
 
+    /// Three channels, one of which is off by `size` for some ticks: the value never follows it once it is said to be
+    /// good, and in the end all are.
+    fn a_bias_of_the_first_ticks_is_out(
+        seed: u64,
+        (from, length): (u32, u32),
+        size: f64,
+        given: bool,
+    ) -> Result<(), TestCaseError> {
+        let mut world = World::new(seed, 3);
+        let config = VoterConfig {
+            accuracy_absolute: given.then_some(1.0),
+            ..VoterConfig::new(3)
+        };
+        let mut voter = Voter::new(config);
+        let mut vote = Vote::empty(3);
+        for tick in 0..600_u32 {
+            let biased = tick >= from && tick < from + length;
+            let mut row = world.next();
+            row[0] += if biased { size } else { 0.0 };
+            voter.vote(&fresh(&row), &mut vote);
+            let off = (vote.value.unwrap() - world.truth).abs();
+            let learning = vote.quality == Quality::Uncertain
+                || vote
+                    .verdicts
+                    .iter()
+                    .any(|verdict| verdict.state == ChannelState::Learning);
+            prop_assert!(learning || off < 2.4, "{} off at {}", off, tick);
+        }
+        prop_assert_eq!(vote.quality, Quality::Good);
+        prop_assert!((vote.value.unwrap() - world.truth).abs() < 1.3);
+        Ok(())
+    }
+
+    /// One stray more than are left out of a look's variance widened it until none was seen, and the bias was learned.
+    #[test]
+    fn four_strays_do_not_hide_one_another() {
+        for (seed, ticks, size, given) in [
+            (12_412_496_014_609_975_928, (5, 181), 12.29, false),
+            (5_348_845_116_947_961_280, (4, 155), 11.86, false),
+            (14_814_964_940_382_841_473, (4, 186), 14.95, false),
+            (7_274_670_285_927_433_087, (4, 149), 13.9, false),
+            (17_320_604_275_380_577_743, (4, 104), 14.76, true),
+        ] {
+            a_bias_of_the_first_ticks_is_out(seed, ticks, size, given).unwrap();
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -407,25 +454,11 @@ mod properties {
         #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_bias_during_commissioning_is_not_learned(seed: u64, from in 0_u32..40, length in 1_u32..200, size in 4.0..60.0_f64, given: bool) {
-            // Without an accuracy an offset of a few spreads is a property of the channel.
-            let size = if given { size } else { size + 6.0 };
-            let mut world = World::new(seed, 3);
-            let config = VoterConfig { accuracy_absolute: given.then_some(1.0), ..VoterConfig::new(3) };
-            let mut voter = Voter::new(config);
-            let mut vote = Vote::empty(3);
-            for tick in 0..600_u32 {
-                let biased = tick >= from && tick < from + length;
-                let mut row = world.next();
-                row[0] += if biased { size } else { 0.0 };
-                voter.vote(&fresh(&row), &mut vote);
-                let off = (vote.value.unwrap() - world.truth).abs();
-                let learning = vote.quality == Quality::Uncertain
-                    || vote.verdicts.iter().any(|verdict| verdict.state == ChannelState::Learning);
-                prop_assert!(learning || off < 2.4, "{} off at {}", off, tick);
-            }
-            prop_assert_eq!(vote.quality, Quality::Good);
-            prop_assert!((vote.value.unwrap() - world.truth).abs() < 1.3);
+        fn a_bias_during_commissioning_is_not_learned(seed: u64, from in 0_u32..40, length in 1_u32..200, size in 6.0..60.0_f64, given: bool) {
+            // An offset of up to four times a given accuracy, or of a few spreads where none is given, is a property of
+            // the channel (docs/voting.md); what a look measures of it is off by its noise.
+            let size = if given { size } else { size + 4.0 };
+            a_bias_of_the_first_ticks_is_out(seed, (from, length), size, given)?;
         }
 
         #[test]

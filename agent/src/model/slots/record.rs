@@ -31,7 +31,43 @@ pub struct Staged {
     pub tested: Option<Measured>,
 }
 
-/// Why another file is active now.
+/// How a file that waits is tried beside the active one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrialPhase {
+    /// It runs beside and counts for nothing.
+    Shadow,
+    /// It counts, and the active one runs beside.
+    Canary,
+    /// Both are recorded until somebody decides.
+    Ab,
+}
+
+impl TrialPhase {
+    /// The word in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shadow => "shadow",
+            Self::Canary => "canary",
+            Self::Ab => "ab",
+        }
+    }
+}
+
+/// How far the trial of a file that waits has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialRun {
+    /// How it is tried.
+    pub phase: TrialPhase,
+    /// The evidence was enough once.
+    pub passed: bool,
+    /// Starts with it that have not ended in order so far.
+    pub attempts: u32,
+}
+
+/// Why another file is active now, or is not any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
@@ -47,7 +83,39 @@ pub enum Cause {
     CannotLoad,
     /// Its inputs are not those of the configuration.
     DoesNotFit,
+    /// What waited was taken by the running agent.
+    Staged,
+    /// The rules of the trial hold.
+    Evidence,
+    /// Its alarm was too often not that of the other file.
+    Disagreement,
+    /// Its scores were too far from the other file's.
+    Difference,
+    /// The mean of its scores was too far from the other file's.
+    Drift,
+    /// It gave too often no usable answer.
+    Errors,
+    /// The same several times in a row.
+    ErrorsInRow,
+    /// It was too slow.
+    Latency,
+    /// The same many times in a row.
+    LateInRow,
+    /// It did not answer at all.
+    Hung,
 }
+
+/// The rules that the core can name.
+const RULES: [Cause; 8] = [
+    Cause::Disagreement,
+    Cause::Difference,
+    Cause::Drift,
+    Cause::Errors,
+    Cause::ErrorsInRow,
+    Cause::Latency,
+    Cause::LateInRow,
+    Cause::Hung,
+];
 
 impl Cause {
     /// The word in an event record.
@@ -60,7 +128,24 @@ impl Cause {
             Self::Refused => "refused",
             Self::CannotLoad => "cannot-load",
             Self::DoesNotFit => "does-not-fit",
+            Self::Staged => "staged",
+            Self::Evidence => "evidence",
+            Self::Disagreement => "disagreement",
+            Self::Difference => "difference",
+            Self::Drift => "drift",
+            Self::Errors => "errors",
+            Self::ErrorsInRow => "errors-in-row",
+            Self::Latency => "latency",
+            Self::LateInRow => "late-in-row",
+            Self::Hung => "hung",
         }
+    }
+
+    /// The rule of the core that has this name.
+    #[must_use]
+    pub fn of_rule(word: &str) -> Self {
+        let found = RULES.into_iter().find(|rule| rule.as_str() == word);
+        found.unwrap_or(Self::Evidence)
     }
 }
 
@@ -76,6 +161,23 @@ pub struct Change {
     pub detail: String,
     /// Whether an event record told of it.
     pub told: bool,
+    /// The phase that began; none where what is active changed, or a trial ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<TrialPhase>,
+}
+
+impl Change {
+    /// The word of its event record.
+    #[must_use]
+    pub const fn what(&self) -> &'static str {
+        match (self.phase, self.cause) {
+            (Some(TrialPhase::Shadow), _) => "model-shadow",
+            (Some(TrialPhase::Canary), _) => "model-canary",
+            (Some(TrialPhase::Ab), _) => "model-ab",
+            (None, Cause::Promoted | Cause::Evidence) => "model-promoted",
+            (None, _) => "model-rolled-back",
+        }
+    }
 }
 
 /// All that is known of one model's files.
@@ -94,6 +196,9 @@ pub struct Record {
     pub previous: Option<Held>,
     /// What waits.
     pub staged: Option<Staged>,
+    /// How what waits is tried in the running agent; none before one has taken it, or where no trial is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialRun>,
     /// The active file has answered often enough ([`crate::model::boot::CONFIRMATIONS`]).
     pub confirmed: bool,
     /// Starts with it that have not ended in order so far.
@@ -129,6 +234,7 @@ impl Record {
             cause,
             detail: detail.to_owned(),
             told: false,
+            phase: None,
         });
     }
 }
