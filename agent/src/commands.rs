@@ -28,7 +28,6 @@ use crate::{
     model::{
         boot::{self, Mode, Models},
         keeper,
-        slots::Slots,
     },
     mqtt, outbox_command, outbox_look,
     outcome::Outcome,
@@ -63,12 +62,7 @@ pub fn run(path: &Path) -> Result<(), Outcome> {
         config: models.config,
         runners: models.runners,
         guards: models.guards,
-        keeper: settings.outbox.as_ref().map(|outbox| keeper::Options {
-            settings: settings.clone(),
-            slots: Slots::beside(&outbox.path),
-            held: models.held,
-            told: models.changes,
-        }),
+        keeper: keeper::Options::of(&settings, models.held, models.changes),
         news: models.news,
         store: store_options(&settings)?,
         mqtt: mqtt_options(&settings),

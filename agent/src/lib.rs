@@ -28,6 +28,8 @@ pub mod inference;
 pub mod inflight;
 pub mod live;
 pub mod logging;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod model;
 pub mod model_command;
 pub mod mqtt;

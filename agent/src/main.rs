@@ -122,6 +122,14 @@ enum Command {
         /// Most processor time in seconds.
         cpu_s: u64,
     },
+    /// Write manual pages and completions for shells, as packages carry them.
+    #[cfg(feature = "manual")]
+    #[command(hide = true)]
+    Manual {
+        /// Where they go; made when it is not there.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Look into and feed a store while the agent is stopped.
     Outbox {
         #[command(subcommand)]
@@ -348,6 +356,10 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
             memory_bytes,
             cpu_s,
         } => quorate::model::trial_child::run(memory_bytes, cpu_s, out),
+        #[cfg(feature = "manual")]
+        Command::Manual { out: folder } => {
+            quorate::manual::write(<Arguments as clap::CommandFactory>::command(), &folder)
+        }
         Command::Outbox { command } => outbox(command, out),
     }
 }

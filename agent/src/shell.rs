@@ -200,29 +200,8 @@ impl Shell {
         match action {
             Action::Poll { sensor, tick } => self.sensing.poll(sensor, tick, self.clock.now()),
             Action::Recover { bus } => self.recover(bus),
-            Action::Infer {
-                model,
-                lane,
-                tick,
-                window,
-            } => {
-                if !self.inference.ask((model, lane), tick, window) {
-                    own.push_back(busy(model, lane, tick));
-                }
-            }
-            Action::ModelStep {
-                model,
-                step,
-                reason,
-                evidence,
-            } => {
-                let step = keeper::Order::Step {
-                    model,
-                    step,
-                    reason,
-                    evidence,
-                };
-                self.tell_keeper(step);
+            action @ (Action::Infer { .. } | Action::ModelStep { .. }) => {
+                self.perform_model(action, own);
             }
             Action::Store { record } => self.store(&record, own),
             Action::Load {
@@ -326,6 +305,35 @@ impl Shell {
                 detail: "the link takes no more commands".into(),
             };
             own.push_back(Event::LinkDown { fault });
+        }
+    }
+
+    /// What the models ask for.
+    fn perform_model(&self, action: Action, own: &mut VecDeque<Event>) {
+        match action {
+            Action::Infer {
+                model,
+                lane,
+                tick,
+                window,
+            } => {
+                let asked = self.inference.ask((model, lane), tick, window);
+                own.extend((!asked).then(|| busy(model, lane, tick)));
+            }
+            Action::ModelStep {
+                model,
+                step,
+                reason,
+                evidence,
+            } => {
+                self.tell_keeper(keeper::Order::Step {
+                    model,
+                    step,
+                    reason,
+                    evidence,
+                });
+            }
+            _ => {}
         }
     }
 

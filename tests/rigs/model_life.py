@@ -47,7 +47,7 @@ class Rig:
                          f"[[quantities]]\nid = '{name}-q'\nunit = '{unit}'\nsensors = ['{name}']\nperiod_ms = {PERIOD_MS}\n")
         parts.append(f"[[models]]\nid = 'bearing-anomaly'\nbundle = '{folder}/configured'\ninputs = ['t-q', 'v-q', 'a-q']\n"
                      "[models.trial]\nshadow_s = 3\ncanary_s = 3\nanswers_min = 20\nauto = 'promote'\nerrors_max_share = 0.2\n"
-                     f"{public}[outbox]\npath = '{folder}/outbox'\n[http]\nlisten = '127.0.0.1:{self.http}'\n")
+                     f"{public}[outbox]\npath = '{folder}/outbox'\nretain_acked = true\n[http]\nlisten = '127.0.0.1:{self.http}'\n")
         if delivery:
             parts.append(f"{ops}{few}[mqtt]\nurl = 'mqtt://127.0.0.1:{self.mqtt}'\nallow_plaintext = true\ncompression = 'none'\n")
             self.broker = subprocess.Popen(["mosquitto", "-p", str(self.mqtt)], stdout=subprocess.DEVNULL,
@@ -116,14 +116,7 @@ class Rig:
 
     def records(self):
         # A running agent holds its store: this is asked after its end.
-        lines = self.do("outbox", "export", "--path", f"{self.folder}/outbox").splitlines()
-        lines += self.do("outbox", "list", "--path", f"{self.folder}/outbox").splitlines()
-        known = {}
-        for line in lines:
-            record = json.loads(line)
-            record = record.get("record", record)
-            known[record["seq"]] = record
-        return [known[seq] for seq in sorted(known)]
+        return [json.loads(line) for line in self.do("outbox", "export", "--path", f"{self.folder}/outbox").splitlines()]
 
     def check(self, what, holds):
         print(("ok     " if holds else "FAILED ") + what, flush=True)

@@ -30,7 +30,7 @@ use crate::{
     guard::Guards,
     health::Counters,
     link::Link,
-    model::{Answer, Model},
+    model::Model,
     outbox::Outbox,
     quantity::{Change, Quantity},
     record::{Body, Occurrence},
@@ -156,21 +156,7 @@ impl Agent {
                 value,
             } => self.take_sample(now, sensor, taken, value, actions),
             Event::Recovered { bus, outcome } => self.take_recovery(now, bus, outcome, actions),
-            Event::Inferred {
-                model,
-                lane,
-                tick,
-                took_us,
-                outcome,
-            } => {
-                let answer = Answer {
-                    lane,
-                    tick,
-                    took_us,
-                    outcome,
-                };
-                self.take_inference(now, model, answer, actions);
-            }
+            event @ Event::Inferred { .. } => self.take_inference(now, event, actions),
             Event::Stored { first, last } => self.take_stored(now, (first, last), actions),
             Event::StoreFailed { first, last, fault } => {
                 self.counters.store_faults += 1;

@@ -7,8 +7,8 @@ mod tests {
     use quorate_core::{
         agent::Agent,
         config::{
-            Config, ModelConfig, ModelInput, OutboxConfig, QuantityConfig, Recovered, SensorConfig,
-            VitalsConfig,
+            Config, GuardConfig, ModelConfig, ModelInput, OutboxConfig, QuantityConfig, Recovered,
+            SensorConfig, VitalsConfig,
         },
         event::{Action, Event},
         model::{Impute, Lane, Missing, ModelEvent, ModelStep, Phase, TrialRules},
@@ -73,6 +73,7 @@ mod tests {
             outbox: OutboxConfig::default(),
             link: None,
             vitals: VitalsConfig::default(),
+            guard: GuardConfig::default(),
         };
         config.validate().unwrap();
         config
@@ -223,6 +224,7 @@ mod tests {
             canary_ms: 3_000,
             answers_min: 3,
             disagreement_max: 1.0,
+            errors_share_max: 1.0,
             promotes: true,
             ..TrialRules::default()
         };

@@ -349,7 +349,7 @@ fn every_metric_has_help_type_and_a_plain_name() {
             assert!(helps.insert(words[2]) && !words[3].is_empty(), "{line}");
         } else if line.starts_with("# TYPE") {
             assert!(
-                types.insert(words[2]) && matches!(words[3], "gauge" | "counter"),
+                types.insert(words[2]) && matches!(words[3], "gauge" | "counter" | "histogram"),
                 "{line}"
             );
             assert_eq!(
@@ -365,7 +365,13 @@ fn every_metric_has_help_type_and_a_plain_name() {
                     .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
                 "{line}"
             );
-            assert!(helps.contains(name) && types.contains(name), "{line}");
+            // A histogram has three kinds of series.
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|ending| name.strip_suffix(ending))
+                .filter(|family| types.contains(family))
+                .unwrap_or(name);
+            assert!(helps.contains(family) && types.contains(family), "{line}");
             assert!(value.parse::<f64>().is_ok() && series.insert(key), "{line}");
         }
     }
@@ -374,6 +380,16 @@ fn every_metric_has_help_type_and_a_plain_name() {
         "{body}"
     );
     assert!(body.contains("\nquorate_votes_total{quality=\"bad\"} 4\n"));
+    for line in [
+        "quorate_sensor_breaker_state{sensor=\"t-3\",state=\"open\"} 1",
+        "quorate_bus_breaker_state{bus=\"i2c1\",state=\"open\"} 1",
+        "quorate_bus_breaker_openings_total{bus=\"i2c1\"} 2",
+        "quorate_sample_lateness_seconds_bucket{bus=\"i2c1\",le=\"0.001\"} 2",
+        "quorate_sample_lateness_seconds_bucket{bus=\"i2c1\",le=\"+Inf\"} 2",
+        "quorate_sample_lateness_seconds_sum{bus=\"i2c1\"} 0.00094",
+    ] {
+        assert!(body.contains(&format!("\n{line}\n")), "{line}\n{body}");
+    }
     assert!(body.contains("state=\"quarantined\",reason=\"drift\"} 1\n"));
 }
 

@@ -81,6 +81,24 @@ pub struct Options {
     pub told: Vec<Option<Change>>,
 }
 
+impl Options {
+    /// What a start knows; none without an outbox, beside which the files lie.
+    #[must_use]
+    pub fn of(
+        settings: &Settings,
+        held: Vec<Option<Held>>,
+        told: Vec<Option<Change>>,
+    ) -> Option<Self> {
+        let outbox = settings.outbox.as_ref()?;
+        Some(Self {
+            settings: settings.clone(),
+            slots: Slots::beside(&outbox.path),
+            held,
+            told,
+        })
+    }
+}
+
 /// The ends that it is given.
 #[derive(Debug)]
 pub struct Ends {

@@ -79,6 +79,7 @@ impl World {
             }
             // Nobody gives commands here.
             Action::Recall { .. }
+            | Action::Recover { .. }
             | Action::Execute { .. }
             | Action::ModelStep { .. }
             | Action::Reopen { .. }

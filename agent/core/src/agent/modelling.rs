@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use super::Agent;
 use crate::{
     config::ModelInput,
-    event::{Action, InferenceFault, ModelChange},
+    event::{Action, Event, InferenceFault, ModelChange},
     infer::{Crossing, State, Step},
     model::{Answer, Asking, Missing, ModelEvent},
     record::{Body, InputSummary, Occurrence},
@@ -89,18 +89,29 @@ impl Agent {
         self.tell_model(tick, index, before, None, actions);
     }
 
-    pub(super) fn take_inference(
-        &mut self,
-        now: Mono,
-        model: ModelId,
-        answer: Answer,
-        actions: &mut Vec<Action>,
-    ) {
+    /// A runner answered; other events are not for here.
+    pub(super) fn take_inference(&mut self, now: Mono, event: Event, actions: &mut Vec<Action>) {
+        let Event::Inferred {
+            model,
+            lane,
+            tick,
+            took_us,
+            outcome,
+        } = event
+        else {
+            return;
+        };
+        let answer = Answer {
+            lane,
+            tick,
+            took_us,
+            outcome,
+        };
         let index = model.index();
         let Some(state) = self.models.get_mut(index) else {
             return;
         };
-        let (before, tick) = (state.state(), answer.tick);
+        let before = state.state();
         let Some(answered) = state.answer(now, answer, &mut self.random) else {
             return;
         };
