@@ -78,6 +78,8 @@ fn account(event: &Value, output: &mut impl Write) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use serde_json::json;
 
     use super::account;

@@ -323,28 +323,7 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
                     quantity,
                 },
         } => commands::vote_explain(&config, &input, at, quantity.as_deref(), out),
-        Command::Order { command } => match command {
-            OrderCommand::Keygen { out: file, id } => command_command::keygen(&file, &id, out),
-            OrderCommand::Sign {
-                key,
-                id,
-                device,
-                counter,
-                command,
-                arguments,
-                expires,
-            } => {
-                let order = command_command::Order {
-                    id,
-                    device,
-                    counter,
-                    command,
-                    arguments,
-                    expires,
-                };
-                command_command::sign(&key, order, out)
-            }
-        },
+        Command::Order { command } => order(command, out),
         Command::Status { json, address } => commands::status(address, json, out),
         Command::Doctor { config, json } => quorate::doctor::run(&config, json, out),
         Command::Events { json, address } => commands::events(address, json, out),
@@ -361,6 +340,31 @@ fn dispatch(command: Command) -> Result<(), Outcome> {
             quorate::manual::write(<Arguments as clap::CommandFactory>::command(), &folder)
         }
         Command::Outbox { command } => outbox(command, out),
+    }
+}
+
+fn order(command: OrderCommand, out: &mut impl Write) -> Result<(), Outcome> {
+    match command {
+        OrderCommand::Keygen { out: file, id } => command_command::keygen(&file, &id, out),
+        OrderCommand::Sign {
+            key,
+            id,
+            device,
+            counter,
+            command,
+            arguments,
+            expires,
+        } => {
+            let order = command_command::Order {
+                id,
+                device,
+                counter,
+                command,
+                arguments,
+                expires,
+            };
+            command_command::sign(&key, order, out)
+        }
     }
 }
 

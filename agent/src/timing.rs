@@ -105,9 +105,10 @@ mod tests {
         assert_eq!((view.count(), view.max_us), (994, 5_000_000));
         assert_eq!(view.buckets[0], 989);
         assert_eq!(view.quantile_us(500), Some(50));
-        assert_eq!(view.quantile_us(996), Some(100));
-        assert_eq!(view.quantile_us(998), Some(1_000));
-        assert_eq!(view.quantile_us(999), Some(2_000));
+        assert_eq!(view.quantile_us(995), Some(100));
+        assert_eq!(view.quantile_us(997), Some(1_000));
+        assert_eq!(view.quantile_us(998), Some(2_000));
+        assert_eq!(view.quantile_us(999), Some(5_000_000));
         assert_eq!(view.quantile_us(1_000), Some(5_000_000));
     }
 }

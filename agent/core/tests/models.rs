@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use std::sync::Arc;
 
     use quorate_core::{
@@ -183,7 +185,11 @@ mod tests {
         let other = ("second".to_owned(), "first".to_owned());
         bench.second([Some(1.0), Some(1.0)], [0.5; 2]);
         let bodies = bench.second([Some(1.0), Some(1.0)], [0.5; 2]);
-        assert_eq!(answers(&bodies), [own.clone()], "the second stands by");
+        assert_eq!(
+            answers(&bodies),
+            std::slice::from_ref(&own),
+            "the second stands by"
+        );
         let state =
             |bench: &Bench, index: usize| bench.agent.health(Mono(bench.now)).models[index].state;
         assert_eq!((state(&bench, 0), state(&bench, 1)), ("running", "standby"));

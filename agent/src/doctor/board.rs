@@ -134,6 +134,8 @@ fn wear(root: &Path) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
     use crate::doctor::State;
 

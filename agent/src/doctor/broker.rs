@@ -3,16 +3,14 @@
 //! Owns: one connection to each, by the client that the agent uses. Must not: publish or subscribe to anything, or take the
 //! place of a running agent: the client id has a suffix of its own.
 
-use std::time::{Duration, Instant};
-
 use crossbeam_channel::RecvTimeoutError;
 use quorate_core::{certificate::Role, event::Event};
 
 use super::Finding;
-use crate::{commands::mqtt_options, mqtt, settings::Settings};
+use crate::{clock::Clock, commands::mqtt_options, mqtt, settings::Settings};
 
-/// Beyond the configured time to connect, so that the client gives up first.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Beyond the configured time to connect, in milliseconds, so that the client gives up first.
+const PATIENCE_MS: u64 = 5_000;
 /// Days before its end from which a certificate is worth a warning.
 const CERTIFICATE_DAYS_MIN: i64 = 30;
 /// A day in milliseconds.
@@ -43,7 +41,10 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
 }
 
 fn connect(name: &str, options: mqtt::Options) -> Vec<Finding> {
-    let end = Instant::now() + Duration::from_millis(options.connect_timeout_ms) + PATIENCE;
+    let clock = Clock::real();
+    let end = clock
+        .now()
+        .plus_ms(options.connect_timeout_ms.saturating_add(PATIENCE_MS));
     let (sender, events) = crossbeam_channel::bounded(64);
     let (commands, thread) = match mqtt::spawn(options, sender) {
         Ok(link) => link,
@@ -63,7 +64,7 @@ fn connect(name: &str, options: mqtt::Options) -> Vec<Finding> {
         ));
     }
     while findings.is_empty() || !findings.iter().any(is_final) {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = clock.until(end);
         match events.recv_timeout(left) {
             Ok(event) => findings.extend(told(name, event)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {

@@ -254,7 +254,7 @@ fn wrong_files_say_where_and_what() {
     check(
         "kind = \"i2c\"",
         "kind = \"can\"",
-        "q.toml:7:8: buses[0].kind: unknown bus kind `can`; expected `i2c`, `spi` or `serial` (hwmon and iio need no bus)",
+        "q.toml:7:8: buses[0].kind: unknown bus kind `can`; expected `i2c`, `spi`, `serial` or `modbus` (the kernel's own sensors need no bus)",
     );
     check(
         "[-40.0, 125.0]",
@@ -763,7 +763,7 @@ fn a_microcontroller_is_a_channel_on_a_serial_line() {
         (
             "channel = 1",
             "kind = 'i2c'\nbaud = 9600",
-            "buses[0].baud: expected on a bus of kind `serial`",
+            "buses[0].baud: expected on a bus with a serial line",
         ),
         (
             "channel = 1",

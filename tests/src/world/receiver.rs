@@ -121,6 +121,14 @@ impl World {
         Ok(())
     }
 
+    /// When the last of the records around this one, up to it, was told to be durable.
+    fn told_through_ms(&mut self, seq: Seq) -> Option<u64> {
+        const NEIGHBOURS: u64 = 512;
+        self.life(seq).told_ms?;
+        let near = seq.0.saturating_sub(NEIGHBOURS)..=seq.0;
+        near.filter_map(|near| self.life(Seq(near)).told_ms).max()
+    }
+
     /// A message of records is on its way.
     pub(crate) fn check_sending(&mut self, records: &[StoredRecord], historical: bool) -> Check {
         let Some(live_from) = self.sending.live_from.filter(|_| !self.confirms()) else {
@@ -135,12 +143,12 @@ impl World {
         }
         let waiting = self.sending.live_next;
         let now_ms = self.now_ms;
-        let told_ms = self.life(waiting).told_ms;
+        // A record that is not durable holds back those after it.
+        let told_ms = self.told_through_ms(waiting);
         let waits_ms = told_ms.map_or(0, |told_ms| now_ms - told_ms);
         if waits_ms <= LIVE_MS_MAX || self.period.frozen || self.life(waiting).dropped {
             return Ok(());
         }
-        // A record that is not durable holds back those after it.
         let health = self.agent.as_ref().map(|agent| agent.health(self.mono()));
         let storing = health.map_or(0, |health| health.store.storing);
         checkers::live_goes_first(

@@ -3,7 +3,7 @@
 //! Owns: the order of SUBACKs. Must not: believe a message; others check it.
 
 use quorate_core::{
-    command::{CommandEvent, Refused, ReplyTo},
+    command::{CommandEvent, ReplyTo},
     event::Event,
 };
 
@@ -68,10 +68,6 @@ impl Session<'_> {
         };
         if sender.try_send(incoming).is_err() {
             tracing::debug!("commands come faster than they can be checked");
-            outlet.push(Event::Command(CommandEvent::Refused {
-                reason: Refused::Busy,
-                reply: None,
-            }));
         }
     }
 
