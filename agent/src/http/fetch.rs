@@ -2,7 +2,7 @@
 //!
 //! Owns: one bounded request, resumed where it stopped. Must not: know what is fetched, or believe it.
 //!
-//! Invariants: nothing is buffered but one frame; a server that says nothing for [`SILENCE`] is left; what goes beyond the
+//! Invariants: nothing is buffered but one frame; a server that says nothing for `SILENCE` is left; what goes beyond the
 //! length that was asked for ends the transfer; from TLS no redirection leads to plain text.
 
 use std::{io, path::Path, time::Duration};

@@ -4,7 +4,7 @@
 //! An own file because the drivers that exist block until a frame came.
 //!
 //! Invariants: a frame is taken only when its start, its length and its sum are right; a value is given once; a line that is
-//! silent for longer than [`SILENCE_US_MAX`] is `Timeout`; what is kept of the line is shorter than one frame.
+//! silent for longer than five seconds is `Timeout`; what is kept of the line is shorter than one frame.
 
 use super::{Accuracy, BusKind, Channel, Chip, Description, Values};
 use crate::SampleFault;
