@@ -208,8 +208,10 @@ class Hostile:
         if not topic.endswith("/data"):
             return self.send(peer, b"\x40\x02" + identifier)
         peer.messages += 1
-        strikes = self.strike(peer)
         batch = json.loads(payload)
+        # Of a record alone the agent has to believe it: it would be given up for what it is not.
+        believed = peer.fault == "payload-refused" and len(batch["records"]) == 1
+        strikes = not believed and self.strike(peer)
         self.check(batch, payload, body[at:at + length])
         peer.records += len(batch["records"])
         if self.closers and any(record["seq"] in self.closers for record in batch["records"]):

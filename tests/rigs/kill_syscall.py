@@ -13,7 +13,7 @@ list, append, list; every acknowledged record is there (or, drained, at the brok
 
 Prints one line per failure, a table of kills by scenario and system call, and a summary in JSON. Exit 1 on a failure.
 """
-import argparse, collections, os, random, re, shutil, signal, subprocess, tempfile, time
+import argparse, collections, contextlib, os, random, re, shutil, signal, subprocess, tempfile, time
 
 import broker, rig
 
@@ -65,9 +65,11 @@ class Scenario:
         rig.wait("the drain", lambda: len(sink.received) >= wanted or process.poll() is not None, 60)
         if process.poll() is None:
             # What was delivered is forgotten, and the store closed, on the way out.
-            children = open(f"/proc/{process.pid}/task/{process.pid}/children").read().split() if before else [process.pid]
-            for child in children:
-                os.kill(int(child), signal.SIGTERM)
+            # The call that kills it may come first.
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                children = open(f"/proc/{process.pid}/task/{process.pid}/children").read().split() if before else [process.pid]
+                for child in children:
+                    os.kill(int(child), signal.SIGTERM)
         ran.status = rig.await_end(process, 60)
         sink.close()
         error.seek(0)
