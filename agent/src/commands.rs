@@ -115,13 +115,16 @@ pub fn check(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
     )))
 }
 
-/// The outbox is looked at from outside: a running agent holds it.
-fn check_outbox(path: &Path) -> Result<(), Outcome> {
+/// Whether the outbox can be at `path`, looked at from outside: a running agent holds it.
+///
+/// # Errors
+/// Status 2 when a file is in its way or this user may not write there.
+pub fn check_outbox(path: &Path) -> Result<(), Outcome> {
     let refuse = |what: &str| Outcome::Refused(format!("outbox.path: {}: {what}", path.display()));
-    if path.exists() && !path.is_dir() {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    if existing.is_some_and(|ancestor| !ancestor.is_dir()) {
         return Err(refuse("is a file; expected a directory, or nothing yet"));
     }
-    let existing = path.ancestors().find(|ancestor| ancestor.exists());
     let writable = existing
         .is_some_and(|ancestor| rustix::fs::access(ancestor, rustix::fs::Access::WRITE_OK).is_ok());
     if writable {

@@ -16,6 +16,7 @@ use std::{
     path::Path,
 };
 
+use quorate_core::record::PLAUSIBLE_UNIX_MS_MIN;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ use crate::{
     outcome::Outcome,
     settings::Settings,
     sources,
-    status::{self, clean},
+    status::{self, clean, list, text},
 };
 
 /// How it is with one thing.
@@ -137,10 +138,8 @@ pub fn examine(config: &Path) -> Vec<Finding> {
 }
 
 fn clock() -> Finding {
-    /// 2024-01-01T00:00:00Z in milliseconds since 1970: older than any build of the agent.
-    const PLAUSIBLE_UNIX_MS: i64 = 1_704_067_200_000;
     let wall = Clock::real().wall();
-    if wall.unix_ms < PLAUSIBLE_UNIX_MS {
+    if wall.unix_ms < PLAUSIBLE_UNIX_MS_MIN {
         Finding::problem(
             "clock",
             "the clock shows a time before this agent was built, so no certificate is valid",
@@ -171,7 +170,7 @@ fn agent(picture: Option<&Value>) -> Finding {
             "start it: `systemctl start quorate`, or `quorate run --config FILE`",
         );
     };
-    let condition = clean(picture["condition"].as_str().unwrap_or("?"));
+    let condition = text(&picture["condition"]);
     match condition.as_str() {
         "ok" => Finding::ok("agent", "running"),
         "degraded" => Finding::warning(
@@ -188,30 +187,15 @@ fn agent(picture: Option<&Value>) -> Finding {
 }
 
 fn sensors(settings: &Settings, picture: Option<&Value>) -> Vec<Finding> {
-    if let Some(picture) = picture {
-        let all = picture["sensors"].as_array().map_or(&[][..], Vec::as_slice);
-        let faults = all.iter().filter(|sensor| !sensor["fault"].is_null());
-        let told = |sensor: &Value| {
-            let word = |key: &str| clean(sensor[key].as_str().unwrap_or("?"));
-            Finding::problem(
-                "sensors",
-                format!("{}: {}, says the running agent", word("id"), word("fault")),
-                "docs/sensors.md has what each cause means; `quorate sensors probe` looks at the bus",
-            )
-        };
-        let mut findings: Vec<_> = faults.map(told).collect();
-        if findings.is_empty() {
-            findings.push(Finding::ok(
-                "sensors",
-                format!("all {} are read, says the running agent", all.len()),
-            ));
-        }
-        return findings;
-    }
-    let missing = sources::missing(settings, Clock::real());
-    if missing.is_empty() {
-        let count = settings.sensors.len();
-        return vec![Finding::ok("sensors", format!("all {count} can be read"))];
+    let (faults, fine) = match picture {
+        Some(picture) => told_faults(picture),
+        None => (
+            sources::missing(settings, Clock::real()),
+            format!("all {} can be read", settings.sensors.len()),
+        ),
+    };
+    if faults.is_empty() {
+        return vec![Finding::ok("sensors", fine)];
     }
     let told = |(sensor, reason): (String, String)| {
         Finding::problem(
@@ -220,7 +204,19 @@ fn sensors(settings: &Settings, picture: Option<&Value>) -> Vec<Finding> {
             "docs/sensors.md has what each cause means; `quorate sensors probe` looks at the bus",
         )
     };
-    missing.into_iter().map(told).collect()
+    faults.into_iter().map(told).collect()
+}
+
+/// The sensors that the running agent cannot read and why, and what is to be said where there are none.
+fn told_faults(picture: &Value) -> (Vec<(String, String)>, String) {
+    let all = list(&picture["sensors"]);
+    let faults = all.iter().filter(|sensor| !sensor["fault"].is_null());
+    let told = |sensor: &Value| {
+        let reason = format!("{}, says the running agent", text(&sensor["fault"]));
+        (text(&sensor["id"]), reason)
+    };
+    let fine = format!("all {} are read, says the running agent", all.len());
+    (faults.map(told).collect(), fine)
 }
 
 fn models(settings: &Settings) -> Finding {

@@ -41,6 +41,7 @@ use quorate_core::{
     units::{Epoch, Seq},
 };
 
+pub(crate) use self::space::free_bytes;
 use self::{
     chain::{Database, Name, Reader},
     guard::{fault, io_fault},

@@ -15,7 +15,7 @@
 
 mod model;
 
-pub use model::{DOWNGRADE, FORCE, ModelDeed, PARCEL_BYTES_MAX, Parcel};
+pub use model::{DOWNGRADE, FORCE, ModelDeed, Parcel};
 
 use alloc::{
     collections::BTreeMap,

@@ -193,18 +193,16 @@ impl Outbox {
 
     /// Returns a record of which it is known now, and was not before, that it ends connections.
     pub(crate) fn link_down(&mut self, now: Mono) -> Option<Seq> {
-        let flights: Vec<_> = self.inflight.values().map(|it| it.runs.clone()).collect();
-        self.begin_anew();
-        let flights: Vec<_> = flights.iter().map(Vec::as_slice).collect();
+        let flights = self.begin_anew();
         self.closing.ended(now, &flights, &mut self.unsent)
     }
 
-    /// Whatever was in flight goes again, from the store.
-    fn begin_anew(&mut self) {
-        for flight in core::mem::take(&mut self.inflight).values() {
-            for &(first, last) in &flight.runs {
-                self.unsent.insert(first, last);
-            }
+    /// Whatever was in flight goes again, from the store. Returns the runs of each message.
+    fn begin_anew(&mut self) -> Vec<Vec<(Seq, Seq)>> {
+        let flights = core::mem::take(&mut self.inflight);
+        let flights: Vec<_> = flights.into_values().map(|flight| flight.runs).collect();
+        for &(first, last) in flights.iter().flatten() {
+            self.unsent.insert(first, last);
             self.waiting_since = Some(Mono(0));
         }
         if let Some(loading) = &mut self.loading {
@@ -213,6 +211,7 @@ impl Outbox {
         self.rate.link_down();
         self.disconnecting = false;
         self.draining = false;
+        flights
     }
 
     /// Nothing new goes from here on. Returns whether nothing is on its way any more.
@@ -297,10 +296,13 @@ impl Outbox {
             return confirm.through();
         }
         let flights = self.inflight.values().flat_map(|flight| &flight.runs);
-        let aside = [self.refusals.records(), self.closing.records()];
-        let waiting = aside
+        let waiting = [
+            &self.unsent,
+            self.refusals.records(),
+            self.closing.records(),
+        ];
+        let waiting = waiting
             .into_iter()
-            .chain([&self.unsent])
             .filter_map(|ranges| ranges.parts().first());
         let first = flights.chain(waiting).map(|(first, _)| *first).min();
         // The unsent have an open end, so there always is a first.

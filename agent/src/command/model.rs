@@ -3,7 +3,8 @@
 //! Owns: their form. Must not: fetch or believe a file. Pure.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use quorate_core::command::{Deed, ModelDeed, PARCEL_BYTES_MAX, Parcel, Refused};
+use quorate_core::command::{Deed, ModelDeed, Parcel, Refused};
+use quorate_models::package::PACKAGE_BYTES_MAX;
 use serde_json::{Map, Value};
 
 /// Longest address.
@@ -53,7 +54,7 @@ fn read(command: &str, arguments: &Map<String, Value>) -> Option<ModelDeed> {
                 model,
                 sha256: sha256(arguments)?,
                 bytes: number(arguments, "bytes")
-                    .filter(|it| (1..=PARCEL_BYTES_MAX).contains(it))?,
+                    .filter(|it| (1..=PACKAGE_BYTES_MAX).contains(it))?,
                 url: None,
                 piece: None,
                 allow_downgrade: flag("allow_downgrade")?,
@@ -123,7 +124,7 @@ mod tests {
             ("https://host/\u{e4}", 7),
             ("https://host/a b", 7),
             ("https://host/a", 0),
-            ("https://host/a", PARCEL_BYTES_MAX + 1),
+            ("https://host/a", PACKAGE_BYTES_MAX + 1),
         ] {
             assert_eq!(stage(url, bytes), Err(Refused::Arguments), "{url} {bytes}");
         }

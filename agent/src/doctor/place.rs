@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::settings::Settings;
+use crate::{commands::check_outbox, settings::Settings, store};
 
 /// File systems that forget everything at a power cut (linux/magic.h).
 const VOLATILE: [(u64, &str); 3] = [
@@ -25,27 +25,19 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     };
     let path = outbox.path.as_path();
     let named = |what: &str| format!("{}: {what}", path.display());
-    let Some(existing) = path.ancestors().find(|ancestor| ancestor.exists()) else {
-        return vec![Finding::problem(
-            "store",
-            named("is nowhere"),
-            "give an absolute path",
-        )];
-    };
-    if !existing.is_dir() {
-        let remedy = "move that file away, or give another path";
-        return vec![Finding::problem("store", named("is a file"), remedy)];
-    }
     let mut findings = Vec::new();
-    if rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_err() {
+    if let Err(refusal) = check_outbox(path) {
         findings.push(Finding::problem(
             "store",
-            named("cannot be written by this user"),
-            "run this as the agent's user, or give that user the folder",
+            refusal.to_string(),
+            "give another path, move what lies there, or give the agent's user the folder",
         ));
     }
-    findings.extend(medium(existing, &named));
-    findings.extend(space(existing, outbox.size_bytes_max, &named));
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    if let Some(existing) = existing.filter(|existing| existing.is_dir()) {
+        findings.extend(medium(existing, &named));
+        findings.extend(space(existing, outbox.size_bytes_max, &named));
+    }
     findings
 }
 
@@ -66,8 +58,7 @@ fn medium(existing: &Path, named: &impl Fn(&str) -> String) -> Option<Finding> {
 }
 
 fn space(existing: &Path, size_bytes_max: u64, named: &impl Fn(&str) -> String) -> Option<Finding> {
-    let space = rustix::fs::statvfs(existing).ok()?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let free = store::free_bytes(existing).ok()?;
     let (free_mib, most_mib) = (free >> 20, size_bytes_max >> 20);
     Some(if free < size_bytes_max {
         Finding::warning(

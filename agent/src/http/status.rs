@@ -94,7 +94,6 @@ pub(super) fn checks(snapshot: &Snapshot) -> Vec<Check> {
 /// One check per component that the core knows.
 pub(super) fn parts(health: &Health) -> Vec<Check> {
     let fails_unless = |well| if well { Verdict::Pass } else { Verdict::Fail };
-    let warns_unless = |well| if well { Verdict::Pass } else { Verdict::Warn };
     let running = health.stalled.is_empty();
     let stages = if running {
         "ok".into()
@@ -157,21 +156,25 @@ pub(super) fn parts(health: &Health) -> Vec<Check> {
     checks
 }
 
+const fn warns_unless(well: bool) -> Verdict {
+    if well { Verdict::Pass } else { Verdict::Warn }
+}
+
 fn sensor_check(sensor: &SensorHealth) -> Check {
-    let well = sensor.fault.is_none();
-    let verdict = if well { Verdict::Pass } else { Verdict::Warn };
     check(
         format!("sensor:{}", sensor.id),
-        verdict,
+        warns_unless(sensor.fault.is_none()),
         sensor.fault.unwrap_or("ok"),
     )
 }
 
 fn bus_check(bus: &BusHealth) -> Check {
-    let well = bus.state == "closed";
-    let verdict = if well { Verdict::Pass } else { Verdict::Warn };
     let detail = bus.remedy.as_deref().or(bus.cause);
-    check(format!("bus:{}", bus.id), verdict, with(bus.state, detail))
+    check(
+        format!("bus:{}", bus.id),
+        warns_unless(bus.state == "closed"),
+        with(bus.state, detail),
+    )
 }
 
 /// The parts that are not well.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     outcome::Outcome,
-    status::{self, clean},
+    status::{self, clean, list, text},
 };
 
 /// Prints a line for each input and output of each model.
@@ -17,8 +17,7 @@ use crate::{
 /// Status 1 when no agent answers there.
 pub(super) fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> Result<(), Outcome> {
     let picture = status::ask_json(address, "/api/v1/status").map_err(Outcome::failed)?;
-    let none = Vec::new();
-    let models = picture["models"].as_array().unwrap_or(&none);
+    let models = list(&picture["models"]);
     for model in models {
         if json {
             let one = serde_json::json!({ "model": model["id"], "drift": model["drift"] });
@@ -34,21 +33,23 @@ pub(super) fn run(address: SocketAddr, json: bool, output: &mut impl Write) -> R
 }
 
 fn tell(model: &Value, output: &mut impl Write) -> std::io::Result<()> {
-    let none = Vec::new();
-    let monitors = model["drift"].as_array().unwrap_or(&none);
-    let id = clean(model["id"].as_str().unwrap_or("?"));
+    let monitors = list(&model["drift"]);
+    let id = text(&model["id"]);
     if monitors.is_empty() {
         return writeln!(output, "model {id}: drift is not watched");
     }
     writeln!(output, "model {id}")?;
     for monitor in monitors {
-        let text = |key: &str| clean(monitor[key].as_str().unwrap_or("?"));
         let number = |key: &str| {
             monitor[key]
                 .as_f64()
                 .map_or("?".to_owned(), |number| format!("{number:.4}"))
         };
-        let (kind, name, state) = (text("kind"), text("name"), text("state"));
+        let (kind, name, state) = (
+            text(&monitor["kind"]),
+            text(&monitor["name"]),
+            text(&monitor["state"]),
+        );
         let (rows, alarms) = (&monitor["rows"], &monitor["alarms"]);
         let block = match monitor["block_rows"].as_u64() {
             Some(block) => format!("blocks of {block} rows"),

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     model::slots::Record,
     settings,
-    status::{clean, list, number, text},
+    status::{list, number, text},
 };
 
 /// The trial of a model in the picture of an agent; none where that model has none.
@@ -63,7 +63,7 @@ pub(super) fn write(
             "it goes further by itself".to_owned()
         }
         (_, "passed") => "its rules hold: promote it".to_owned(),
-        (_, "waiting") => format!("it waits for more {}", clean(&text(&trial["rule"]))),
+        (_, "waiting") => format!("it waits for more {}", text(&trial["rule"])),
         _ => format!("it is judged in {} s", left_s.unwrap_or(0)),
     };
     writeln!(output, "  next: {next}")

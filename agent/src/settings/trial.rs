@@ -2,6 +2,8 @@
 //!
 //! Owns: the shape, defaults and ranges of their keys. Must not: judge.
 
+use std::{fmt::Display, ops::RangeInclusive};
+
 use quorate_core::model::{Split, TrialRules};
 use serde::Deserialize;
 use toml::Spanned;
@@ -49,7 +51,7 @@ pub(super) fn rules(
     };
     let defaults = TrialRules::default();
     let phase_ms = |given: Option<Spanned<u64>>, name: &str, default_ms: u64| {
-        let given = read.whole(given, name, 0, PHASE_S_MAX)?;
+        let given = read.number(given, name, 0..=PHASE_S_MAX)?;
         Ok(given.map_or(default_ms, |seconds| seconds * 1_000))
     };
     let promotes = places.choice(
@@ -57,25 +59,33 @@ pub(super) fn rules(
         &format!("{model}.trial.auto"),
         [("none", false), ("promote", true)],
     )?;
-    let latency_ms = read.real(trial.latency_p99_max_ms, "latency_p99_max_ms", 600_000.0)?;
+    let latency_ms = read.number(
+        trial.latency_p99_max_ms,
+        "latency_p99_max_ms",
+        0.0..=600_000.0,
+    )?;
     Ok(TrialRules {
         shadow_ms: phase_ms(trial.shadow_s, "shadow_s", defaults.shadow_ms)?,
         canary_ms: phase_ms(trial.canary_s, "canary_s", defaults.canary_ms)?,
         answers_min: read
-            .whole(trial.answers_min, "answers_min", 1, ANSWERS_MAX)?
+            .number(trial.answers_min, "answers_min", 1..=ANSWERS_MAX)?
             .unwrap_or(defaults.answers_min),
         disagreement_max: read
-            .real(trial.disagreement_max, "disagreement_max", 1.0)?
+            .number(trial.disagreement_max, "disagreement_max", 0.0..=1.0)?
             .unwrap_or(defaults.disagreement_max),
-        difference_max: read.real(trial.difference_max, "difference_max", 2.0)?,
+        difference_max: read.number(trial.difference_max, "difference_max", 0.0..=2.0)?,
         latency_p99_us_max: latency_ms.map(microseconds),
         errors_share_max: read
-            .real(trial.errors_max_share, "errors_max_share", 1.0)?
+            .number(trial.errors_max_share, "errors_max_share", 0.0..=1.0)?
             .unwrap_or(defaults.errors_share_max),
         inputs_good_share_min: read
-            .real(trial.inputs_good_min_share, "inputs_good_min_share", 1.0)?
+            .number(
+                trial.inputs_good_min_share,
+                "inputs_good_min_share",
+                0.0..=1.0,
+            )?
             .unwrap_or(defaults.inputs_good_share_min),
-        drift_max: read.real(trial.drift_max, "drift_max", 1e6)?,
+        drift_max: read.number(trial.drift_max, "drift_max", 0.0..=1e6)?,
         promotes,
     })
 }
@@ -99,7 +109,7 @@ pub(super) fn split(places: &Places<'_>, model: &str, ab: Ab) -> Result<Split, S
         )),
         (false, None) => Ok(Split::Both),
         (true, period) => {
-            let period_s = read.whole(period, "period_s", 1, PHASE_S_MAX)?;
+            let period_s = read.number(period, "period_s", 1..=PHASE_S_MAX)?;
             Ok(Split::Time {
                 period_ms: period_s.unwrap_or(PERIOD_S) * 1_000,
             })
@@ -113,36 +123,19 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn whole(
+    fn number<N: Copy + PartialOrd + Display>(
         &self,
-        given: Option<Spanned<u64>>,
+        given: Option<Spanned<N>>,
         name: &str,
-        least: u64,
-        most: u64,
-    ) -> Result<Option<u64>, SettingsError> {
+        range: RangeInclusive<N>,
+    ) -> Result<Option<N>, SettingsError> {
         let Some(at) = given else { return Ok(None) };
         let found = *at.get_ref();
-        if (least..=most).contains(&found) {
+        if range.contains(&found) {
             return Ok(Some(found));
         }
+        let (least, most) = range.into_inner();
         let message = format!("expected {least} to {most}, found {found}");
-        Err(self
-            .places
-            .wrong(&at, &format!("{}.{name}", self.table), message))
-    }
-
-    fn real(
-        &self,
-        given: Option<Spanned<f64>>,
-        name: &str,
-        most: f64,
-    ) -> Result<Option<f64>, SettingsError> {
-        let Some(at) = given else { return Ok(None) };
-        let found = *at.get_ref();
-        if (0.0..=most).contains(&found) {
-            return Ok(Some(found));
-        }
-        let message = format!("expected 0 to {most}, found {found}");
         Err(self
             .places
             .wrong(&at, &format!("{}.{name}", self.table), message))

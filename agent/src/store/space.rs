@@ -41,7 +41,8 @@ pub(super) fn ballast_bytes(store: &Path) -> u64 {
     fs::metadata(store.join(BALLAST)).map_or(0, |data| data.len())
 }
 
-fn free_bytes(store: &Path) -> io::Result<u64> {
+/// What is free on the medium of this directory, in bytes.
+pub(crate) fn free_bytes(store: &Path) -> io::Result<u64> {
     let space = rustix::fs::statvfs(store)?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }

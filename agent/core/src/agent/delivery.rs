@@ -6,7 +6,7 @@
 //! Invariant: an event record tells of a change of the delivery's state at most once in [`CHANGE_MS`], and of watermarks
 //! that are refused as often, so that a broker that changes its mind cannot fill the outbox.
 
-use alloc::{format, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 
 use super::Agent;
 use crate::{
@@ -96,14 +96,7 @@ impl Agent {
     pub(super) fn lose_link(&mut self, now: Mono, fault: LinkFault, actions: &mut Vec<Action>) {
         self.counters.link_faults += 1;
         if let Some(seq) = self.outbox.link_down(now) {
-            self.counters.records_set_aside += 1;
-            let occurrence = Occurrence {
-                what: "record-set-aside",
-                reason: Some("connection-closed"),
-                records: Some((seq, seq, 1)),
-                ..Occurrence::default()
-            };
-            self.tell(now, occurrence, actions);
+            self.tell_set_aside(now, seq, "connection-closed", None, actions);
         }
         let Some(link) = &mut self.link else { return };
         let was_up = link.is_up();
@@ -150,17 +143,30 @@ impl Agent {
             Settled::Refused => self.counters.link_faults += 1,
             Settled::SetAside(seq, reason) => {
                 self.counters.link_faults += 1;
-                self.counters.records_set_aside += 1;
-                let occurrence = Occurrence {
-                    what: "record-set-aside",
-                    reason: Some(reason_text(reason)),
-                    detail: Some(format!("reason code {reason:#04x}")),
-                    records: Some((seq, seq, 1)),
-                    ..Occurrence::default()
-                };
-                self.tell(now, occurrence, actions);
+                let detail = format!("reason code {reason:#04x}");
+                self.tell_set_aside(now, seq, reason_text(reason), Some(detail), actions);
             }
         }
+    }
+
+    /// A record is not delivered for now.
+    fn tell_set_aside(
+        &mut self,
+        now: Mono,
+        seq: Seq,
+        reason: &'static str,
+        detail: Option<String>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.counters.records_set_aside += 1;
+        let occurrence = Occurrence {
+            what: "record-set-aside",
+            reason: Some(reason),
+            detail,
+            records: Some((seq, seq, 1)),
+            ..Occurrence::default()
+        };
+        self.tell(now, occurrence, actions);
     }
 
     pub(super) fn take_watermark(

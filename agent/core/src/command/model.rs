@@ -4,9 +4,6 @@
 
 use alloc::{string::String, vec::Vec};
 
-/// Largest file that a command may bring, in bytes: the largest package.
-pub const PARCEL_BYTES_MAX: u64 = 97 << 20;
-
 /// A file that is to be staged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parcel {
@@ -14,7 +11,7 @@ pub struct Parcel {
     pub model: Option<String>,
     /// SHA-256 of the whole file, 64 hexadecimal digits in lower case.
     pub sha256: String,
-    /// Its length, 1 to [`PARCEL_BYTES_MAX`].
+    /// Its length, 1 to that of the largest package.
     pub bytes: u64,
     /// Where to fetch it; none where it comes in pieces.
     pub url: Option<String>,

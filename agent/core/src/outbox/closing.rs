@@ -4,8 +4,9 @@
 //!
 //! A connection that ends with messages in flight may have been cut, or one of them made the broker (or something on the
 //! way) end it: nobody says which. So the next connection sends these one at a time. The message that is the first
-//! unanswered one of [`IN_A_ROW`] connections in a row, and was alone on the last, is set aside, and the others go on. What is set aside is tried again
-//! after a pause, half of it and alone, until a record stands alone; that one is tried ever less often.
+//! unanswered one of [`IN_A_ROW`] connections in a row, and was alone on the last, is set aside, and the others go on.
+//! What is set aside is tried again after a pause, half of it and alone, until a record stands alone; that one is tried
+//! ever less often.
 //!
 //! Invariants: what is set aside stays in the store. A healthy record is set aside for one pause at a time at most, and
 //! costs no connection. Memory is bounded by [`PARTS_MAX`] and by [`Ranges`].
@@ -108,7 +109,7 @@ impl Closing {
     pub(super) fn ended(
         &mut self,
         now: Mono,
-        flights: &[&[(Seq, Seq)]],
+        flights: &[Vec<(Seq, Seq)>],
         unsent: &mut Ranges,
     ) -> Option<Seq> {
         let head = flights.iter().min_by_key(|runs| runs.first())?;
@@ -125,7 +126,7 @@ impl Closing {
         }
         self.head = None;
         let known = self.set_aside(now, (first, last), unsent);
-        for &(first, last) in *head {
+        for &(first, last) in head {
             self.aside.insert(first, last);
             self.careful.remove(first, last);
             unsent.remove(first, last);
@@ -133,8 +134,8 @@ impl Closing {
         (first == last && !known).then_some(first)
     }
 
-    fn suspect(&mut self, flights: &[&[(Seq, Seq)]]) {
-        for &(first, last) in flights.iter().copied().flatten() {
+    fn suspect(&mut self, flights: &[Vec<(Seq, Seq)>]) {
+        for &(first, last) in flights.iter().flatten() {
             self.careful.insert(first, last);
         }
     }
@@ -147,7 +148,7 @@ impl Closing {
         self.parts.retain(|part| !part.touches(first, last));
         while self.parts.len() >= PARTS_MAX {
             let oldest = self.parts.remove(0);
-            self.release(&oldest, unsent);
+            self.release(oldest, unsent);
         }
         let pause_ms = if first == last {
             (before.unwrap_or(0) * 2).clamp(ALONE_MS_MIN, ALONE_MS_MAX)
@@ -164,13 +165,27 @@ impl Closing {
         before.is_some()
     }
 
-    fn release(&mut self, part: &Part, unsent: &mut Ranges) {
-        for &(first, last) in self.aside.clone().parts() {
+    fn release(&mut self, part: Part, unsent: &mut Ranges) {
+        for &(first, last) in self.aside.parts() {
             if part.touches(first, last) {
                 unsent.insert(first.max(part.first), last.min(part.last));
             }
         }
         self.aside.remove(part.first, part.last);
+    }
+
+    /// What these are true of is tried again. Returns whether something is.
+    fn try_again(&mut self, unsent: &mut Ranges, due: impl Fn(&Part) -> bool) -> bool {
+        let mut any = false;
+        for place in 0..self.parts.len() {
+            let part = self.parts[place];
+            if due(&part) {
+                self.parts[place].retry = None;
+                self.release(part, unsent);
+                any = true;
+            }
+        }
+        any
     }
 
     /// These were taken, or are no more. `unsent` gets nothing of it.
@@ -190,27 +205,12 @@ impl Closing {
 
     /// Some of these wait again, or are no more: they are tried as if their time had come.
     pub(super) fn recalled(&mut self, first: Seq, last: Seq, unsent: &mut Ranges) {
-        for place in 0..self.parts.len() {
-            let part = self.parts[place];
-            if part.touches(first, last) {
-                self.parts[place].retry = None;
-                self.release(&part, unsent);
-            }
-        }
+        self.try_again(unsent, |part| part.touches(first, last));
     }
 
     /// What is set aside and due is tried again. Returns whether something is.
     pub(super) fn advance(&mut self, now: Mono, unsent: &mut Ranges) -> bool {
-        let mut any = false;
-        for place in 0..self.parts.len() {
-            let part = self.parts[place];
-            if part.retry.is_some_and(|retry| now >= retry) {
-                self.parts[place].retry = None;
-                self.release(&part, unsent);
-                any = true;
-            }
-        }
-        any
+        self.try_again(unsent, |part| part.retry.is_some_and(|retry| now >= retry))
     }
 
     pub(super) fn next_deadline(&self) -> Option<Mono> {

@@ -93,12 +93,11 @@ impl Slots {
             (Some(trial), _) if trial.phase == TrialPhase::Shadow => plan.after_shadow,
             (Some(_), _) => None,
         };
+        // Only the file that was looked at: another one may be staged meanwhile.
+        let by_operator = (Cause::Promoted, "");
         match next {
-            Some(phase) => {
-                let digest = held.digest.clone();
-                self.begin(model, &digest, phase, (Cause::Promoted, ""))
-            }
-            None => self.promote(model),
+            Some(phase) => self.begin(model, &held.digest, phase, by_operator),
+            None => self.promote_by(model, Some(&held.digest), by_operator),
         }
     }
 
