@@ -323,12 +323,14 @@ impl Shell {
             Action::ModelStep {
                 model,
                 step,
+                file,
                 reason,
                 evidence,
             } => {
                 self.tell_keeper(keeper::Order::Step {
                     model,
                     step,
+                    file,
                     reason,
                     evidence,
                 });

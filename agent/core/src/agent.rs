@@ -24,7 +24,6 @@ use crate::{
     command::Commands,
     config::{Config, Recovered},
     device::Devices,
-    drift::Watch,
     event::{Action, Event, ProbeFault, Worker},
     gone::{Gone, Loss},
     guard::Guards,
@@ -56,7 +55,7 @@ pub struct Agent {
     quantities: Vec<Quantity>,
     models: Vec<Model>,
     /// The monitors of each model, where they are wanted.
-    watches: Vec<Option<Watch>>,
+    watches: Vec<drifting::Watched>,
     outbox: Outbox,
     gone: Gone,
     link: Option<Link>,
@@ -82,6 +81,7 @@ impl Agent {
             let id = ModelId(u16::try_from(index).expect("the number of models is validated"));
             Model::new(id, model.clone(), now)
         };
+        let models: Vec<_> = config.models.iter().enumerate().map(model).collect();
         Self {
             boot: recovered.boot,
             started: now,
@@ -98,8 +98,11 @@ impl Agent {
                 .iter()
                 .map(|quantity| Quantity::new(quantity.clone(), now))
                 .collect(),
-            models: config.models.iter().enumerate().map(model).collect(),
-            watches: drifting::watches(&config),
+            watches: models
+                .iter()
+                .map(|model| drifting::Watched::new(model.config()))
+                .collect(),
+            models,
             outbox: Outbox::new(
                 config.outbox.clone(),
                 recovered.epoch,

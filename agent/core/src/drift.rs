@@ -26,7 +26,7 @@ use cusum::{Cusum, limit_of};
 use sketch::Sketch;
 pub use sketch::{CLASSES, Reference};
 
-/// Rows without an alarm after which a channel counts as steady again, in blocks.
+/// Blocks without an alarm after which a channel counts as steady again.
 const STEADY_BLOCKS: u32 = 32;
 /// Two statistics, each in two directions: each may alarm that much more seldom.
 const CHARTS: f64 = 4.0;
@@ -62,9 +62,9 @@ pub struct Alarm {
     pub up: bool,
     /// Where the movement began, as far as the monitor can tell.
     pub since: Mono,
-    /// The mean of the block that raised it.
-    pub mean: f64,
-    /// The mean that was learned.
+    /// The mean of the block that raised it, or its deviation where the scatter moved.
+    pub found: f64,
+    /// The same as it was learned.
     pub learned: f64,
     /// It was steady before: worth an event.
     pub is_new: bool,
@@ -123,7 +123,7 @@ impl Monitor {
         let blocks_between = self.rows_between / block.rows * CHARTS;
         let limit = limit_of(blocks_between);
         let learns = !self.is_drifting();
-        let learned = self.mean.center();
+        let learned = (self.mean.center(), self.scatter.center());
         let mean = self
             .mean
             .take(block.since, block.mean, limit, learns, block.spread);
@@ -141,11 +141,19 @@ impl Monitor {
             self.quiet_blocks = self.quiet_blocks.saturating_add(1);
             return None;
         };
+        let (found, learned) = match moved {
+            Moved::Mean => (block.mean, learned.0),
+            // What is learned is the cube root of a variance.
+            Moved::Scatter => (
+                libm::sqrt(block.variance),
+                libm::sqrt(learned.1 * learned.1 * learned.1),
+            ),
+        };
         let alarm = Alarm {
             moved,
             up,
             since,
-            mean: block.mean,
+            found,
             learned,
             is_new: !self.is_drifting(),
         };
@@ -161,7 +169,7 @@ impl Monitor {
         self.last.is_some() && self.quiet_blocks < STEADY_BLOCKS
     }
 
-    /// The alarm that it counts as drifting for.
+    /// The newest alarm, also when it counts as steady again.
     #[must_use]
     pub fn last(&self) -> Option<&Alarm> {
         self.last.as_ref()
@@ -244,32 +252,29 @@ impl Watch {
         }
     }
 
-    /// A row of inputs; what has no value is left out. Gives the channels that began to drift.
-    pub fn take_inputs(&mut self, now: Mono, values: &[Option<f64>]) -> Vec<(Channel, Alarm)> {
-        let mut began = Vec::new();
-        for (index, (monitor, value)) in self.inputs.iter_mut().zip(values).enumerate() {
-            let alarm = value.and_then(|value| monitor.take(now, value));
-            began.extend(
-                alarm
-                    .filter(|alarm| alarm.is_new)
-                    .map(|alarm| (Channel::Input(index), alarm)),
-            );
+    /// The same inputs of another file: what was learned of them stays.
+    #[must_use]
+    pub fn with_inputs_of(self, other: Self) -> Self {
+        Self {
+            inputs: other.inputs,
+            ..self
         }
-        began
+    }
+
+    /// A row of inputs; what has no value is left out. Gives the channels that began to drift.
+    pub fn take_inputs(
+        &mut self,
+        now: Mono,
+        values: impl IntoIterator<Item = Option<f64>>,
+    ) -> Vec<(Channel, Alarm)> {
+        let values = values.into_iter();
+        take(&mut self.inputs, now, values, Channel::Input)
     }
 
     /// The outputs for one window. Gives the channels that began to drift.
     pub fn take_outputs(&mut self, now: Mono, values: &[f32]) -> Vec<(Channel, Alarm)> {
-        let mut began = Vec::new();
-        for (index, (monitor, value)) in self.outputs.iter_mut().zip(values).enumerate() {
-            let alarm = monitor.take(now, f64::from(*value));
-            began.extend(
-                alarm
-                    .filter(|alarm| alarm.is_new)
-                    .map(|alarm| (Channel::Output(index), alarm)),
-            );
-        }
-        began
+        let values = values.iter().map(|value| Some(f64::from(*value)));
+        take(&mut self.outputs, now, values, Channel::Output)
     }
 
     /// Every monitor with its place.
@@ -280,4 +285,19 @@ impl Watch {
             .map(|(index, monitor)| (Channel::Input(index), monitor))
             .chain(outputs.map(|(index, monitor)| (Channel::Output(index), monitor)))
     }
+}
+
+fn take(
+    monitors: &mut [Monitor],
+    now: Mono,
+    values: impl Iterator<Item = Option<f64>>,
+    place: fn(usize) -> Channel,
+) -> Vec<(Channel, Alarm)> {
+    let mut began = Vec::new();
+    for (index, (monitor, value)) in monitors.iter_mut().zip(values).enumerate() {
+        let alarm = value.and_then(|value| monitor.take(now, value));
+        let new = alarm.filter(|alarm| alarm.is_new);
+        began.extend(new.map(|alarm| (place(index), alarm)));
+    }
+    began
 }

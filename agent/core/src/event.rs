@@ -10,6 +10,7 @@ use crate::{
     certificate::Role,
     checkpoint::Checkpoint,
     command::{CommandEvent, CommandId, Deed, ReplyTo},
+    config::ModelConfig,
     model::{Lane, ModelEvent, ModelStep},
     record::Record,
     units::{BatchId, BusId, Epoch, ModelId, Mono, SensorId, Seq, WallAnchor},
@@ -367,6 +368,8 @@ pub enum Action {
         model: ModelId,
         /// The step.
         step: ModelStep,
+        /// The file that the evidence is of: another one may be on trial by now.
+        file: Arc<ModelConfig>,
         /// Which rule asks for it, in one kebab-case word.
         reason: &'static str,
         /// The evidence in words, bounded.

@@ -221,12 +221,14 @@ impl Guards {
                     }
                 }
                 Reach::Device => {
-                    self.bus_answers(now, bus);
+                    self.bus_answers(now, bus, index);
                     self.fail_part(now, (index, sensor), fault, random);
                 }
                 Reach::Bus => {
-                    self.fail_part(now, (index, sensor), fault, random);
-                    self.fail_bus(now, (bus, index), fault.cause, random);
+                    // One transfer of a chip fails for all of its channels, and is one failure of the bus.
+                    if self.fail_part(now, (index, sensor), fault, random) {
+                        self.fail_bus(now, (bus, index), fault.cause, random);
+                    }
                 }
             },
         }
@@ -290,7 +292,7 @@ impl Guards {
     }
 
     fn answered(&mut self, now: Mono, index: usize) {
-        self.bus_answers(now, self.parts[index].bus);
+        self.bus_answers(now, self.parts[index].bus, index);
         let part = &mut self.parts[index];
         let (from, backoff_ms) = (part.breaker.as_str(), part.breaker.backoff_ms());
         part.breaker.succeed();
@@ -312,7 +314,8 @@ impl Guards {
         }
     }
 
-    fn bus_answers(&mut self, now: Mono, index: usize) {
+    /// The bus answers; `by` is the device that did.
+    fn bus_answers(&mut self, now: Mono, index: usize, by: usize) {
         let bus = &mut self.buses[index];
         (bus.failures, bus.failed, bus.several) = (0, None, false);
         if bus.breaker.backoff_ms().is_none() {
@@ -330,7 +333,10 @@ impl Guards {
             lasting: false,
             retry: None,
         });
-        for part in self.parts.iter_mut().filter(|part| part.bus == index) {
+        for (place, part) in self.parts.iter_mut().enumerate() {
+            if part.bus != index || by == place {
+                continue;
+            }
             part.breaker.hasten(now);
             // A trial that was lost with the bus is made again.
             if let Breaker::HalfOpen { backoff_ms } = part.breaker {
@@ -342,18 +348,22 @@ impl Guards {
         }
     }
 
+    /// Returns whether it says something new: a device fails once for all of its channels.
     fn fail_part(
         &mut self,
         now: Mono,
         (index, sensor): (usize, SensorId),
         fault: ProbeFault,
         random: &mut fastrand::Rng,
-    ) {
+    ) -> bool {
         let part = &mut self.parts[index];
         let from = part.breaker.as_str();
         let was_closed = part.breaker.backoff_ms().is_none();
-        if was_closed && part.counted.is_some_and(|counted| counted != sensor) {
-            return;
+        // What was asked before it opened is answered after, channel by channel.
+        if matches!(part.breaker, Breaker::Open { .. })
+            || (was_closed && part.counted.is_some_and(|counted| counted != sensor))
+        {
+            return false;
         }
         part.counted = Some(sensor);
         part.cause = Some(fault.cause);
@@ -362,7 +372,7 @@ impl Guards {
         let limits = if lasting { PERMANENT } else { TRANSIENT };
         part.breaker.fail_within(now, limits, random);
         let Some(backoff_ms) = part.breaker.backoff_ms() else {
-            return;
+            return true;
         };
         if was_closed
             && let Some((at, before_ms)) = part.came_back
@@ -384,6 +394,7 @@ impl Guards {
                 retry: part.breaker.retry(),
             });
         }
+        true
     }
 
     fn fail_bus(

@@ -154,9 +154,8 @@ fn take(settings: &Settings, slots: &Slots, index: usize, mode: Mode) -> Taken {
         Mode::Look => slots.read(model),
     };
     // A model that was never staged has no slot, and must not make one.
-    let fresh = |record: &Record| record.active.is_none() && record.change.is_none();
     let mut record = match slots.read(model) {
-        Ok(record) if fresh(&record) => return Taken::default(),
+        Ok(record) if record.is_fresh() => return Taken::default(),
         Ok(_) => match attempt(mode) {
             Ok(record) => record,
             Err(error) => return lost(model, &error),

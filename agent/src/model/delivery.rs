@@ -113,6 +113,10 @@ struct Delivery {
 impl Delivery {
     fn serve(&mut self, orders: &Receiver<Order>) {
         self.job = self.kept();
+        if self.is_whole() {
+            // The last run ended before it was judged, and nobody sends it again.
+            self.finish();
+        }
         let mut pause = Duration::ZERO;
         loop {
             let fetches = self.job.as_ref().is_some_and(|job| job.url.is_some());

@@ -57,6 +57,8 @@ pub enum Order {
         model: ModelId,
         /// The step.
         step: ModelStep,
+        /// The file that the evidence is of.
+        file: Arc<ModelConfig>,
         /// The rule.
         reason: &'static str,
         /// The evidence in words.
@@ -218,11 +220,13 @@ impl Keeper {
                 Ok(Order::Step {
                     model,
                     step,
+                    file,
                     reason,
                     evidence,
                 }) => {
-                    self.step(model.index(), step, reason, &evidence);
-                    self.stamp = None;
+                    if self.step(model.index(), (step, &file), reason, &evidence) {
+                        self.stamp = None;
+                    }
                 }
                 Ok(Order::Command(id, deed)) => {
                     if let Some(outcome) = self.grant(id, deed) {
@@ -473,10 +477,9 @@ impl Keeper {
     fn end(&mut self) {
         for (model, kept) in self.settings.models.iter().zip(&self.models) {
             // A model that was never staged has no slot, and must not make one.
-            let Some(record) = &kept.known else { continue };
-            if record.active.is_none() && record.change.is_none() {
+            let Some(record) = kept.known.as_ref().filter(|known| !known.is_fresh()) else {
                 continue;
-            }
+            };
             if let Err(error) = self.slots.ended(&model.id, record.active.as_ref()) {
                 tracing::warn!(model = model.id, %error, "the slot cannot be written");
             }

@@ -3,7 +3,7 @@
 //! Owns: the order in which models advance, and the words of their events. Must not: decide for one model; see
 //! [`crate::model`].
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 
 use super::Agent;
 use crate::{
@@ -67,7 +67,7 @@ impl Agent {
             .iter()
             .map(|input| self.quantities[input.quantity.index()].vote.value)
             .collect();
-        self.watch_inputs(tick, index, &votes, actions);
+        self.watch_inputs(tick, index, actions);
         let inputs = &self.models[index].config().inputs;
         let summary = |input: &ModelInput| {
             let quantity = &self.quantities[input.quantity.index()];
@@ -116,6 +116,7 @@ impl Agent {
             return;
         };
         let counts = answered.purpose.counts;
+        let is_established = answered.purpose.role.is_established();
         for crossing in answered.crossings {
             self.tell_crossing(tick, index, crossing, actions);
         }
@@ -123,7 +124,7 @@ impl Agent {
             Ok(inference) => {
                 self.counters.inferences += 1;
                 let alarm = inference.alarm;
-                if counts {
+                if is_established {
                     self.watch_outputs(tick, index, &inference.outputs, actions);
                 }
                 self.record(tick, Body::Inference(inference), actions);
@@ -155,8 +156,11 @@ impl Agent {
                 counting,
                 lanes,
             } => {
-                if let Some(model) = self.models.get_mut(model.index()) {
-                    model.assign(now, phase, counting, lanes);
+                let index = model.index();
+                if let Some(model) = self.models.get_mut(index)
+                    && model.assign(now, phase, counting, lanes)
+                {
+                    self.watches[index].follow(model.established());
                 }
             }
             ModelEvent::Changed(change) => self.tell_model_change(now, change, actions),
@@ -166,10 +170,14 @@ impl Agent {
     /// Asks for the steps that the evidence asks for.
     pub(super) fn advance_trials(&mut self, now: Mono, actions: &mut Vec<Action>) {
         for (id, model) in (0..).map(ModelId).zip(&mut self.models) {
+            let Some(file) = model.on_trial().map(Arc::clone) else {
+                continue;
+            };
             if let Some((step, reason, evidence)) = model.judge(now) {
                 actions.push(Action::ModelStep {
                     model: id,
                     step,
+                    file,
                     reason,
                     evidence,
                 });

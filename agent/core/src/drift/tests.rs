@@ -236,7 +236,7 @@ fn a_model_speaks_once_for_each_channel() {
         ];
         began.extend(
             watch
-                .take_inputs(Mono(row), &values)
+                .take_inputs(Mono(row), values)
                 .into_iter()
                 .filter(|_| row >= 150_000),
         );

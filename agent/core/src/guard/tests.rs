@@ -98,6 +98,38 @@ impl Bench {
     }
 }
 
+#[test]
+fn the_channels_of_one_chip_fail_together_and_once() {
+    // All of them were asked before the first answer came.
+    let mut bench = bench(&[8, 1], false);
+    for _ in 0..3 {
+        bench.now = bench.now.plus_ms(1_000);
+        let asked: Vec<u16> = (0..8).filter(|sensor| bench.ask(*sensor)).collect();
+        for sensor in asked {
+            bench.answer(sensor, Err(SILENT));
+        }
+    }
+    assert_eq!(bench.told(), [(PART, "open", false)]);
+    let retry = bench.guards.of(SensorId(0)).and_then(|(_, retry)| retry);
+    let pause_ms = retry.map(|retry| retry.since_ms(bench.now));
+    assert!(
+        pause_ms.is_some_and(|pause_ms| pause_ms <= TRANSIENT.backoff_ms_min),
+        "{pause_ms:?} ms"
+    );
+}
+
+#[test]
+fn one_lost_transfer_of_many_channels_is_one_failure_of_the_bus() {
+    let mut bench = bench(&[8], false);
+    bench.now = bench.now.plus_ms(1_000);
+    let asked: Vec<u16> = (0..8).filter(|sensor| bench.ask(*sensor)).collect();
+    assert_eq!(asked.len(), 8);
+    for sensor in asked {
+        bench.answer(sensor, Err(STUCK));
+    }
+    assert_eq!(bench.told(), [], "neither the chip nor the bus");
+}
+
 const PART: Subject = Subject::Part(0);
 const WIRE: Subject = Subject::Bus(0);
 

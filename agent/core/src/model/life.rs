@@ -112,6 +112,19 @@ impl Model {
         }
     }
 
+    /// Of the file that counted before any trial.
+    pub(crate) fn established(&self) -> &Arc<ModelConfig> {
+        let old = self.new_lane().map(Lane::other);
+        let old = old.and_then(|old| self.lanes[old.index()].as_ref());
+        old.unwrap_or(self.counting()).config()
+    }
+
+    /// The file on trial.
+    pub(crate) fn on_trial(&self) -> Option<&Arc<ModelConfig>> {
+        let new = self.lanes[self.new_lane()?.index()].as_ref()?;
+        Some(new.config())
+    }
+
     fn role(&self, lane: Lane) -> Role {
         match (self.phase, lane == self.counting) {
             (Phase::Alone, _) | (Phase::Shadow, true) => Role::Active,

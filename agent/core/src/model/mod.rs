@@ -81,6 +81,11 @@ pub enum Role {
 }
 
 impl Role {
+    /// It is the file that counted before the other one came.
+    pub(crate) const fn is_established(self) -> bool {
+        matches!(self, Self::Active | Self::Reference | Self::A)
+    }
+
     /// The word used in records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -112,6 +112,22 @@ fn pieces_go_on_after_a_restart_and_the_whole_is_judged() {
     assert!(bench.is_clear());
 }
 
+/// The answer to the last piece goes out before the file is judged, which takes seconds.
+#[test]
+fn a_file_that_was_whole_when_the_agent_ended_is_judged_at_the_next_start() {
+    let bench = Bench::new();
+    let file = b"a file that is no package";
+    let first = bench.start();
+    assert_eq!(received(first.give(file, 0, 9)), 9);
+    drop(first);
+    let part = bench.slots.incoming().join(PART);
+    fs::write(part, file).unwrap();
+    let second = bench.start();
+    assert_eq!(second.told(), ("model-refused", "not-a-package"));
+    assert_eq!(second.give(file, 9, 20), Err("not-begun"));
+    assert!(bench.is_clear());
+}
+
 #[test]
 fn the_first_piece_of_another_file_takes_the_place_of_one() {
     let bench = Bench::new();

@@ -4,6 +4,7 @@
 
 use quorate_core::{
     command::{CommandId, ModelDeed, Outcome},
+    config::ModelConfig,
     model::{ModelStep, Phase},
 };
 
@@ -20,25 +21,35 @@ use super::{
 const DETAIL_CHARACTERS_MAX: usize = 320;
 
 impl Keeper {
-    /// A step that the core asks for.
+    /// A step that the core asks for, of the file that it judged. Returns whether the slot may be another one by it.
     pub(super) fn step(
         &mut self,
         index: usize,
-        step: ModelStep,
+        (step, file): (ModelStep, &ModelConfig),
         reason: &'static str,
         evidence: &str,
-    ) {
+    ) -> bool {
         let Some(kept) = self.models.get(index) else {
-            return;
+            return false;
         };
         let new = match kept.phase {
             Phase::Canary => kept.counting,
             _ => kept.counting.other(),
         };
-        let held = kept.lanes[new.index()]
+        // Another file may have taken its place while the step was on its way.
+        let judged = kept.lanes[new.index()]
             .as_ref()
-            .and_then(|it| it.held.clone());
-        let Some(held) = held else { return };
+            .filter(|it| *it.config == *file);
+        let Some(held) = judged.and_then(|it| it.held.clone()) else {
+            return false;
+        };
+        // Nothing tells the core that its word was kept, so it asks again.
+        let has_passed = kept.known.as_ref().is_some_and(|known| {
+            known.trial.is_some_and(|trial| trial.passed) && known.tested() == Some(&held)
+        });
+        if step == ModelStep::Pass && has_passed {
+            return false;
+        }
         let model = self.settings.models[index].id.as_str();
         let detail: String = evidence.chars().take(DETAIL_CHARACTERS_MAX).collect();
         let by_rule = (Cause::of_rule(reason), detail.as_str());
@@ -70,6 +81,7 @@ impl Keeper {
                 self.models[index].known = None;
             }
         }
+        true
     }
 
     /// What a command asks for; none where the delivery answers.

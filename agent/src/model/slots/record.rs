@@ -208,6 +208,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// Nothing was ever staged, so there is no slot yet.
+    #[must_use]
+    pub const fn is_fresh(&self) -> bool {
+        self.active.is_none() && self.change.is_none()
+    }
+
     /// What waits, where it has passed its self-test.
     #[must_use]
     pub fn tested(&self) -> Option<&Held> {
