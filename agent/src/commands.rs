@@ -102,7 +102,7 @@ pub fn check(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
     let missing = sources::missing(&settings, Clock::real());
     describe(&settings, &config, &missing, output).map_err(Outcome::failed)?;
     if let Some(outbox) = &settings.outbox {
-        check_outbox(&outbox.path)?;
+        outbox_look::check_place(&outbox.path)?;
         describe_outbox(&outbox.path, output).map_err(Outcome::failed)?;
     }
     if missing.is_empty() {
@@ -113,25 +113,6 @@ pub fn check(path: &Path, output: &mut impl Write) -> Result<(), Outcome> {
         missing.len(),
         settings.sensors.len()
     )))
-}
-
-/// Whether the outbox can be at `path`, looked at from outside: a running agent holds it.
-///
-/// # Errors
-/// Status 2 when a file is in its way or this user may not write there.
-pub fn check_outbox(path: &Path) -> Result<(), Outcome> {
-    let refuse = |what: &str| Outcome::Refused(format!("outbox.path: {}: {what}", path.display()));
-    let existing = path.ancestors().find(|ancestor| ancestor.exists());
-    if existing.is_some_and(|ancestor| !ancestor.is_dir()) {
-        return Err(refuse("is a file; expected a directory, or nothing yet"));
-    }
-    let writable = existing
-        .is_some_and(|ancestor| rustix::fs::access(ancestor, rustix::fs::Access::WRITE_OK).is_ok());
-    if writable {
-        Ok(())
-    } else {
-        Err(refuse("cannot be written by this user"))
-    }
 }
 
 /// What a store that is there holds; damage is no reason not to start.

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::{
     outbox_command::{OutboxCommandError, PAGE, finish, open_existing, tolerate_closed},
+    outcome::Outcome,
     store::{self, DatabaseVerification, Finding},
 };
 
@@ -135,6 +136,25 @@ fn write_record(epoch: Epoch, payload: &[u8], output: &mut impl Write) -> io::Re
     write!(output, "{{\"epoch\":{},", epoch.0)?;
     output.write_all(inside)?;
     output.write_all(b"\n")
+}
+
+/// Whether the outbox can be at `path`, looked at from outside: a running agent holds it.
+///
+/// # Errors
+/// Status 2 when a file is in its way or this user may not write there.
+pub fn check_place(path: &Path) -> Result<(), Outcome> {
+    let refuse = |what: &str| Outcome::Refused(format!("outbox.path: {}: {what}", path.display()));
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    if existing.is_some_and(|ancestor| !ancestor.is_dir()) {
+        return Err(refuse("is a file; expected a directory, or nothing yet"));
+    }
+    let writable = existing
+        .is_some_and(|ancestor| rustix::fs::access(ancestor, rustix::fs::Access::WRITE_OK).is_ok());
+    if writable {
+        Ok(())
+    } else {
+        Err(refuse("cannot be written by this user"))
+    }
 }
 
 #[cfg(test)]

@@ -88,17 +88,20 @@ struct Shared {
     waits: AtomicBool,
 }
 
+/// What the two sides share of a bus.
 #[derive(Debug, Default)]
-struct Punctuality {
+struct BusShared {
     lateness: Histogram,
     transfer: Histogram,
+    /// A reset waits or goes on: another one would only come after it.
+    resetting: AtomicBool,
 }
 
 /// Hands questions to the buses.
 #[derive(Debug)]
 pub struct Sensing {
     places: BTreeMap<SensorId, Place>,
-    buses: BTreeMap<String, (Sender<Question>, Arc<Punctuality>)>,
+    buses: BTreeMap<String, (Sender<Question>, Arc<BusShared>)>,
     dropped: u64,
     /// Disconnected once every thread has given back its probes.
     ended: Receiver<()>,
@@ -128,11 +131,11 @@ impl Sensing {
         for (bus, sources) in by_bus {
             // One question of each sensor at most waits, and one for a reset.
             let (sender, receiver) = crossbeam_channel::bounded(sources.len() + RECOVERIES_MAX);
-            let punctuality = Arc::new(Punctuality::default());
+            let shared_bus = Arc::new(BusShared::default());
             let mut worker = BusWorker {
                 slots: BTreeMap::new(),
                 rebind: None,
-                punctuality: Arc::clone(&punctuality),
+                shared: Arc::clone(&shared_bus),
                 clock,
                 events: events.clone(),
                 _ends: ends.clone(),
@@ -152,7 +155,7 @@ impl Sensing {
             threads::spawn(&format!("bus-{bus}"), Worker::Sensing, events, move || {
                 worker.run(&receiver)
             })?;
-            sensing.buses.insert(bus, (sender, punctuality));
+            sensing.buses.insert(bus, (sender, shared_bus));
         }
         Ok(sensing)
     }
@@ -165,13 +168,15 @@ impl Sensing {
         let due_us = place
             .lead_ms
             .map(|lead_ms| tick.0.saturating_sub(lead_ms).saturating_mul(1_000));
-        let waits = place.shared.waits.swap(true, Ordering::AcqRel);
-        if waits
-            || place
-                .bus
-                .try_send(Question::Sample(sensor, due_us))
-                .is_err()
+        if place.shared.waits.swap(true, Ordering::AcqRel) {
+            self.dropped += 1;
+        } else if place
+            .bus
+            .try_send(Question::Sample(sensor, due_us))
+            .is_err()
         {
+            // Nothing waits, so nothing will answer.
+            place.shared.waits.store(false, Ordering::Release);
             self.dropped += 1;
         }
     }
@@ -185,8 +190,11 @@ impl Sensing {
 
     /// Resets a bus. One that is being reset is not reset again.
     pub fn recover(&self, bus: BusId, name: &str) {
-        if let Some((sender, _)) = self.buses.get(name) {
-            let _ = sender.try_send(Question::Recover(bus));
+        if let Some((sender, shared)) = self.buses.get(name)
+            && !shared.resetting.swap(true, Ordering::AcqRel)
+            && sender.try_send(Question::Recover(bus)).is_err()
+        {
+            shared.resetting.store(false, Ordering::Release);
         }
     }
 
@@ -199,10 +207,10 @@ impl Sensing {
     /// How punctual each bus is.
     #[must_use]
     pub fn timing(&self) -> Vec<BusTiming> {
-        let timing = |(bus, (_, punctuality)): (&String, &(_, Arc<Punctuality>))| BusTiming {
+        let timing = |(bus, (_, shared)): (&String, &(_, Arc<BusShared>))| BusTiming {
             bus: bus.clone(),
-            lateness: punctuality.lateness.view(),
-            transfer: punctuality.transfer.view(),
+            lateness: shared.lateness.view(),
+            transfer: shared.transfer.view(),
         };
         self.buses.iter().map(timing).collect()
     }
@@ -288,7 +296,7 @@ impl Slot {
 struct BusWorker {
     slots: BTreeMap<SensorId, Slot>,
     rebind: Option<PathBuf>,
-    punctuality: Arc<Punctuality>,
+    shared: Arc<BusShared>,
     clock: Clock,
     events: Sender<Event>,
     /// Dropped last, after the probes.
@@ -316,11 +324,11 @@ impl BusWorker {
         let began_us = self.clock.now_us();
         if let Some(due_us) = due_us {
             let lateness_us = began_us.saturating_sub(due_us);
-            self.punctuality.lateness.count(lateness_us);
+            self.shared.lateness.count(lateness_us);
         }
         let value = slot.answer(self.clock.now());
         let transfer_us = self.clock.now_us().saturating_sub(began_us);
-        self.punctuality.transfer.count(transfer_us);
+        self.shared.transfer.count(transfer_us);
         Some(Event::Sample {
             sensor,
             value,
@@ -341,6 +349,7 @@ impl BusWorker {
             Some(file) => recovery::rebind(file, Path::new("/sys")),
             None => Err("not-configured"),
         };
+        self.shared.resetting.store(false, Ordering::Release);
         Event::Recovered { bus, outcome }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns: which probe serves which kind of source, and which sources share a thread. Must not: read a value itself.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use quorate_core::units::SensorId;
 use quorate_firmware_bridge::{
@@ -230,7 +230,7 @@ impl<'a> Openers<'a> {
 
     fn microcontroller(&mut self, bus: &str) -> Option<SharedChip> {
         let known = self.settings.buses.iter().find(|known| known.id == *bus)?;
-        let (path, baud, clock) = (known.path.clone(), known.baud, self.clock);
+        let (known, clock) = (known.clone(), self.clock);
         let period = |sensor: &settings::Sensor| match &sensor.source {
             settings::Source::Wire {
                 bus: other,
@@ -242,7 +242,7 @@ impl<'a> Openers<'a> {
         let periods: Vec<_> = self.settings.sensors.iter().filter_map(period).collect();
         let chip = self.chips.entry(format!("{bus} wire")).or_insert_with(|| {
             let open = move || {
-                let line = SerialLine::open(&path, baud)?;
+                let line = SerialLine::open(&known.path, known.baud, known.parity)?;
                 let now_us = Box::new(move || clock.now().0.saturating_mul(1000));
                 Ok(Box::new(WireChip::new(line, now_us, periods.clone())) as Box<dyn Chip>)
             };
@@ -287,8 +287,7 @@ impl<'a> Openers<'a> {
 
     fn chip(&mut self, bus: &str, config: &ChipConfig) -> Option<SharedChip> {
         let known = self.settings.buses.iter().find(|known| known.id == *bus)?;
-        let (path, baud) = (known.path.clone(), known.baud);
-        let clock = self.clock;
+        let (known, clock) = (known.clone(), self.clock);
         let wanted = config.clone();
         let key = format!(
             "{bus} {} {} {:?}",
@@ -296,7 +295,7 @@ impl<'a> Openers<'a> {
         );
         let chip = self.chips.entry(key).or_insert_with(|| {
             SharedChip::new(
-                Box::new(move || open_chip((&path, baud), &wanted, clock)),
+                Box::new(move || open_chip(&known, &wanted, clock)),
                 Box::new(move || clock.now().0),
             )
         });
@@ -307,34 +306,35 @@ impl<'a> Openers<'a> {
 fn open_wire(bus: &settings::Bus) -> Result<Box<dyn Wire>, SampleFault> {
     match bus.address {
         Some(address) => Ok(Box::new(TcpLine::connect(address, bus.timeout_ms)?)),
-        None => Ok(Box::new(SerialLine::open_with(
-            &bus.path, bus.baud, bus.parity,
-        )?)),
+        None => {
+            let line = SerialLine::open(&bus.path, bus.baud, bus.parity)?;
+            Ok(Box::new(line))
+        }
     }
 }
 
 fn open_chip(
-    (path, baud): (&Path, u32),
+    bus: &settings::Bus,
     config: &ChipConfig,
     clock: Clock,
 ) -> Result<Box<dyn Chip>, SampleFault> {
     let chip = match config.description.bus {
         BusKind::I2c => {
-            let bus = I2cBus::open(path).map_err(|error| {
+            let bus = I2cBus::open(&bus.path).map_err(|error| {
                 tracing::warn!(%error, "the bus cannot be opened");
                 error.fault()
             })?;
             chips::on_i2c(config, bus, Delay)
         }
         BusKind::Spi => {
-            let bus = spi::open(path, config.description.spi_mode).map_err(|error| {
+            let bus = spi::open(&bus.path, config.description.spi_mode).map_err(|error| {
                 tracing::warn!(%error, "the bus cannot be opened");
                 error.fault()
             })?;
             chips::on_spi(config, bus, Delay)
         }
         BusKind::Serial => {
-            let line = SerialLine::open(path, baud)?;
+            let line = SerialLine::open(&bus.path, bus.baud, bus.parity)?;
             chips::on_serial(config, line, Box::new(move || clock.now_us()))
         }
         BusKind::Modbus => None,

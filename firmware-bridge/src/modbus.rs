@@ -307,10 +307,25 @@ impl ModbusLine {
 
 impl Inner {
     fn exchange(&mut self, request: &Request) -> Result<Vec<u8>, SampleFault> {
-        if self.wire.is_none() {
-            self.wire = Some((self.open)()?);
+        // What lies there belongs to no request; on a serial line the silence also separates frames.
+        let silence_ms = if self.tcp { 0 } else { SILENCE_MS };
+        let mut wire = self.wire.take();
+        // A device may end a connection that was idle: nothing was asked yet, so nothing is lost by a new one.
+        if wire
+            .as_mut()
+            .is_some_and(|wire| drain(wire.as_mut(), silence_ms).is_err())
+        {
+            wire = None;
         }
-        let wire = self.wire.as_mut().expect("it was opened just now");
+        let wire = match wire {
+            Some(wire) => wire,
+            None => {
+                let mut wire = (self.open)()?;
+                drain(wire.as_mut(), silence_ms)?;
+                wire
+            }
+        };
+        let wire = self.wire.insert(wire);
         let framing = if self.tcp {
             self.transaction = self.transaction.wrapping_add(1);
             Framing::Tcp(self.transaction)
@@ -318,13 +333,6 @@ impl Inner {
             Framing::Rtu
         };
         let mut bytes = [0; FRAME_BYTES_MAX];
-        // What lies there belongs to no request; on a serial line the silence also separates frames.
-        let silence_ms = if self.tcp { 0 } else { SILENCE_MS };
-        for _ in 0..DRAINS_MAX {
-            if !wire.wait(silence_ms)? || wire.read(&mut bytes)? == 0 {
-                break;
-            }
-        }
         let began_ms = (self.now_ms)();
         let timeout_ms = self.timeout_ms;
         let left_ms = |now_ms: u64| timeout_ms.saturating_sub(now_ms.saturating_sub(began_ms));
@@ -351,6 +359,17 @@ impl Inner {
             }
         }
     }
+}
+
+/// Throws away what lies on a line, until it is silent for so long.
+fn drain(wire: &mut dyn Wire, silence_ms: u64) -> Result<(), SampleFault> {
+    let mut bytes = [0; FRAME_BYTES_MAX];
+    for _ in 0..DRAINS_MAX {
+        if !wire.wait(silence_ms)? || wire.read(&mut bytes)? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A group of values as a chip with channels.

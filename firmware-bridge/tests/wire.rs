@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use quorate_firmware_bridge::SampleFault;
 use quorate_firmware_bridge::chips::{Chip, Values};
-use quorate_firmware_bridge::linux::serial::SerialLine;
+use quorate_firmware_bridge::linux::serial::{Parity, SerialLine};
 use quorate_firmware_bridge::wire::{Line, WireChip};
 
 /// Compiles the reference firmware with the warnings of a careful project.
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_line_opens_as_a_file_and_its_end_is_noticed() {
         let (host, device) = pseudo_terminal();
-        let mut line = SerialLine::open(&device, 115_200).expect("the other end");
+        let mut line = SerialLine::open(&device, 115_200, Parity::None).expect("the other end");
         let mut bytes = [0; 8];
         assert_eq!(line.read(&mut bytes), Ok(0));
         // Raw: what a terminal would turn into something else comes as it is.
@@ -139,8 +139,9 @@ mod tests {
         assert_eq!(&bytes[..count], b"\n");
         drop(host);
         assert_eq!(line.read(&mut bytes), Err(SampleFault::Missing));
-        let missing = SerialLine::open(Path::new("/dev/ttyThatIsNotThere"), 9600).err();
+        let missing =
+            SerialLine::open(Path::new("/dev/ttyThatIsNotThere"), 9600, Parity::None).err();
         assert_eq!(missing, Some(SampleFault::Missing));
-        assert!(SerialLine::open(Path::new("/dev/null"), 9600).is_err());
+        assert!(SerialLine::open(Path::new("/dev/null"), 9600, Parity::None).is_err());
     }
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::{commands::check_outbox, settings::Settings, store};
+use crate::{outbox_look::check_place, settings::Settings, store};
 
 /// File systems that forget everything at a power cut (linux/magic.h).
 const VOLATILE: [(u64, &str); 3] = [
@@ -26,7 +26,7 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     let path = outbox.path.as_path();
     let named = |what: &str| format!("{}: {what}", path.display());
     let mut findings = Vec::new();
-    if let Err(refusal) = check_outbox(path) {
+    if let Err(refusal) = check_place(path) {
         findings.push(Finding::problem(
             "store",
             refusal.to_string(),

@@ -54,24 +54,31 @@ impl Socket {
         make_room(path, kind)?;
         let ended = Arc::new(AtomicBool::new(false));
         let end = Arc::clone(&ended);
+        // From here on the file is ours, and goes with this.
+        let bound = || {
+            let socket = Self {
+                path: path.to_owned(),
+                ended: Arc::clone(&ended),
+            };
+            fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map(|()| socket)
+        };
         let thread = std::thread::Builder::new().name("socket".into());
         match kind {
             Kind::Datagram => {
                 let socket = UnixDatagram::bind(path)?;
+                let own = bound()?;
                 socket.set_read_timeout(Some(PATIENCE))?;
                 thread.spawn(move || receive(&socket, &inbox, &end))?;
+                Ok(own)
             }
             Kind::Stream => {
                 let listener = UnixListener::bind(path)?;
+                let own = bound()?;
                 listener.set_nonblocking(true)?;
                 thread.spawn(move || accept(&listener, &inbox, &end))?;
+                Ok(own)
             }
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
-        Ok(Self {
-            path: path.to_owned(),
-            ended,
-        })
     }
 }
 
@@ -88,14 +95,18 @@ fn make_room(path: &Path, kind: Kind) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return Ok(());
     };
-    let served = match kind {
-        Kind::Datagram => UnixDatagram::unbound()?.connect(path).is_ok(),
-        Kind::Stream => UnixStream::connect(path).is_ok(),
-    };
-    if served || !metadata.file_type().is_socket() {
+    if !metadata.file_type().is_socket() {
         return Err(ErrorKind::AddrInUse.into());
     }
-    fs::remove_file(path)
+    let served = match kind {
+        Kind::Datagram => UnixDatagram::unbound()?.connect(path),
+        Kind::Stream => UnixStream::connect(path).map(drop),
+    };
+    // Any other answer, such as that of a socket of another kind or of another user, comes from one that is served.
+    match served {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Err(ErrorKind::AddrInUse.into()),
+    }
 }
 
 fn waits(error: &io::Error) -> bool {
@@ -228,6 +239,23 @@ mod tests {
         let inbox = Inbox::new(&[], Clock::real());
         assert!(Socket::spawn(&path, Kind::Datagram, inbox).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+    }
+
+    #[test]
+    fn what_another_serves_stays_and_what_nobody_serves_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.sock");
+        let served = UnixDatagram::bind(&path).unwrap();
+        for kind in [Kind::Datagram, Kind::Stream] {
+            let inbox = Inbox::new(&[], Clock::real());
+            let refused = Socket::spawn(&path, kind, inbox).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse);
+            assert!(path.exists());
+        }
+        drop(served);
+        let (_, probe) = feed(&path, Kind::Stream);
+        drop(probe);
+        assert!(!path.exists());
     }
 
     #[test]

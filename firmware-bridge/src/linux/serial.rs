@@ -35,20 +35,12 @@ pub struct SerialLine {
 }
 
 impl SerialLine {
-    /// Opens a line, for example `/dev/ttyACM0`, with a speed in baud and no parity.
-    ///
-    /// # Errors
-    /// As for [`SerialLine::open_with`].
-    pub fn open(path: &Path, baud: u32) -> Result<Self, SampleFault> {
-        Self::open_with(path, baud, Parity::None)
-    }
-
     /// Opens a line with a speed in baud and a parity.
     ///
     /// # Errors
     /// `Missing`, `Permission` (the group is usually dialout), or what the system says of a file that is no line or a speed
     /// that it cannot have.
-    pub fn open_with(path: &Path, baud: u32, parity: Parity) -> Result<Self, SampleFault> {
+    pub fn open(path: &Path, baud: u32, parity: Parity) -> Result<Self, SampleFault> {
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
         let flags = i32::try_from(flags).map_err(|_| SampleFault::Malformed)?;
         let file = OpenOptions::new()

@@ -131,10 +131,16 @@ struct Device {
     out: VecDeque<u8>,
     clock: Arc<AtomicU64>,
     spoil: fn(&mut Vec<u8>),
+    /// It ends a connection that has answered once.
+    ends: bool,
+    ended: bool,
 }
 
 impl Wire for Device {
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, SampleFault> {
+        if self.ended && self.out.is_empty() {
+            return Err(SampleFault::Missing);
+        }
         // In small pieces, as a line delivers them.
         let count = bytes.len().min(self.out.len()).min(3);
         for byte in &mut bytes[..count] {
@@ -162,10 +168,14 @@ impl Wire for Device {
         }
         (self.spoil)(&mut answer);
         self.out.extend(answer);
+        self.ended = self.ends;
         Ok(bytes.len())
     }
 
     fn wait(&mut self, timeout_ms: u64) -> Result<bool, SampleFault> {
+        if self.ended && self.out.is_empty() {
+            return Ok(true);
+        }
         if self.out.is_empty() {
             self.clock.fetch_add(timeout_ms, Ordering::Relaxed);
         }
@@ -175,6 +185,16 @@ impl Wire for Device {
 
 /// Reads once from a device that spoils its answers so.
 fn read(tcp: bool, config: &ModbusConfig, spoil: fn(&mut Vec<u8>)) -> Result<f64, SampleFault> {
+    sample(&mut chip(tcp, config, spoil, false))
+}
+
+fn sample(chip: &mut GroupChip) -> Result<f64, SampleFault> {
+    let mut values = Values::default();
+    chip.measure(0, &mut values)?;
+    values.take(0).unwrap()
+}
+
+fn chip(tcp: bool, config: &ModbusConfig, spoil: fn(&mut Vec<u8>), ends: bool) -> GroupChip {
     let clock = Arc::new(AtomicU64::new(0));
     let now = Arc::clone(&clock);
     let open = move || {
@@ -188,15 +208,25 @@ fn read(tcp: bool, config: &ModbusConfig, spoil: fn(&mut Vec<u8>)) -> Result<f64
             out: VecDeque::new(),
             clock: Arc::clone(&clock),
             spoil,
+            ends,
+            ended: false,
         }) as Box<dyn Wire>)
     };
     let now = Box::new(move || now.load(Ordering::Relaxed));
     let line = ModbusLine::new(Box::new(open), now, tcp, 500);
     let group = groups(std::slice::from_ref(config)).remove(0);
-    let mut chip = GroupChip::new(line, group);
-    let mut values = Values::default();
-    chip.measure(0, &mut values)?;
-    values.take(0).unwrap()
+    GroupChip::new(line, group)
+}
+
+/// Many devices do so after some seconds; every second sample was lost.
+#[test]
+fn a_connection_that_the_device_has_ended_costs_no_sample() {
+    for tcp in [true, false] {
+        let mut chip = chip(tcp, &item(0, ValueKind::F32), |_| {}, true);
+        for _ in 0..4 {
+            assert_eq!(sample(&mut chip), Ok(50.0));
+        }
+    }
 }
 
 #[test]
