@@ -2,7 +2,7 @@
 
 Owns: the ledger. A record is (epoch, seq); the ledger keeps its payload's digest, and for votes the payload itself.
 """
-import hashlib, json, os, signal, subprocess, sys, threading, urllib.request
+import atexit, hashlib, json, os, signal, subprocess, sys, threading, urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "rigs"))
 import rig
@@ -18,6 +18,7 @@ class Broker:
             file.write(f"listener {self.port} 127.0.0.1\n{access}max_queued_messages 0\n")
         self.log = open(f"{folder}/mosquitto.log", "w")
         self.process = subprocess.Popen(["mosquitto", "-c", path], stdout=self.log, stderr=self.log)
+        atexit.register(self.end)
         rig.wait("the broker", lambda: rig.listens(self.port))
 
     def freeze(self):
@@ -40,6 +41,7 @@ class Ledger:
         self.process = subprocess.Popen(
             ["mosquitto_sub", "-p", str(port), "-V", "mqttv5", "-q", "1", "-c", "-i", "ledger", "-x", "4000000", "-k", "600", *access,
              "-t", f"{topic}/data", "-F", "%p"], stdout=subprocess.PIPE, text=True)
+        atexit.register(self.end)
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):

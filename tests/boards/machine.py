@@ -2,7 +2,7 @@
 
 Owns: QEMU's command line, the disk, the control protocol. Needs what tests/boards/fetch put into a folder.
 """
-import json, os, re, signal, socket, subprocess, sys, threading, time
+import atexit, json, os, re, signal, socket, subprocess, sys, threading, time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "cross"))
 from initrd import Kernel, initial_file_system
@@ -48,6 +48,8 @@ class Machine:
         self.started = time.monotonic()
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         self.lock, self.control = threading.Lock(), None
+        # A rig that fails leaves no machine behind.
+        atexit.register(self.pull_the_plug)
 
     def text(self):
         said = ""

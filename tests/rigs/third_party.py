@@ -2,7 +2,7 @@
 """Models of other people: what the runner gives against onnxruntime, and what it refuses.
 
 usage: tests/rigs/third_party.py --vectors target/debug/examples/vectors --binary target/debug/quorate --wheels DIR
-       [--inputs 100] [--only WORD] [--work DIR]
+       [--inputs 100] [--only WORD]
 needs: python -m pip install numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0, and the packages in PACKAGES below as wheels in DIR
        (python -m pip download --no-deps -d DIR ...). Nothing of them is kept or shipped.
 

@@ -3,8 +3,8 @@
 //! Owns: the life of the process. Must not: read a line's meaning.
 //!
 //! Invariants: no shell; an empty environment but for what is configured; a process group of its own, which is killed as a
-//! whole when the feed ends, when the program ends, and when the agent dies; a program that ends is started again after a
-//! pause that doubles up to `PAUSE_MAX`; one that floods is read no faster than `BYTES_PER_SECOND_MAX`.
+//! whole when the feed ends and when the program ends; when the agent is killed, the program alone is; a program that ends
+//! is started again after a pause that doubles up to `PAUSE_MAX`; one that floods is read no faster than `BYTES_PER_SECOND_MAX`.
 
 use std::{
     io::{self, Read},

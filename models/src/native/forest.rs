@@ -14,7 +14,7 @@ use crate::manifest::Manifest;
 
 /// Most trees.
 const TREES_MAX: usize = 10_000;
-/// Most nodes of all trees: 32 MiB in memory.
+/// Most nodes of all trees: 40 MiB in memory.
 const NODES_MAX: usize = 2 * 1024 * 1024;
 
 /// The file as serde reads it, format 1.
