@@ -447,7 +447,7 @@ pub fn mqtt_options(settings: &Settings) -> Option<mqtt::Options> {
         boot: BootId::default(),
         incoming: None,
         watermark: mqtt.outbox.confirm == ConfirmBy::Watermark,
-        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+        credentials: mqtt::credentials_directory(),
         certificates: None,
         connect_timeout_ms: mqtt.link.connect_timeout_ms,
         packet_bytes_max: PACKET_BYTES_MAX,

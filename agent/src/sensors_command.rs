@@ -16,7 +16,12 @@ use quorate_firmware_bridge::{
     linux::I2cBus,
 };
 
-use crate::{clock::Clock, outcome::Outcome, settings::Settings, sources};
+use crate::{
+    clock::Clock,
+    outcome::Outcome,
+    settings::{self, Settings},
+    sources,
+};
 
 /// Addresses that the I2C specification leaves to devices.
 const ADDRESSES: std::ops::RangeInclusive<u8> = 0x08..=0x77;
@@ -225,7 +230,7 @@ impl<'a> Sensors<'a> {
         let mut failed = 0;
         for reader in &mut self.all {
             let sensor = &self.settings.sensors[reader.index];
-            let sample = reader.sample();
+            let sample = reader.sample(&sensor.source);
             let unit = sensor.source.channel().map_or("", |channel| channel.unit);
             let line = match sample {
                 Ok(value) => format!("{:24} {value} {unit}", sensor.id),
@@ -244,24 +249,16 @@ impl<'a> Sensors<'a> {
     }
 }
 
-/// A chip that was just set up is asked again so many times, this far apart.
-const READY_TRIES: u32 = 4;
-const READY_PAUSE: Duration = Duration::from_millis(50);
-
 impl Reader {
-    fn sample(&mut self) -> Result<f64, SampleFault> {
-        let probe = match &mut self.probe {
-            Some(probe) => probe,
-            None => self.probe.insert((self.open)()?),
+    fn sample(&mut self, source: &settings::Source) -> Result<f64, SampleFault> {
+        let (probe, tries) = match &mut self.probe {
+            Some(probe) => (probe, sources::READY_TRIES),
+            None => (
+                self.probe.insert((self.open)()?),
+                sources::first_tries(source),
+            ),
         };
-        let mut sample = probe.sample();
-        for _ in 0..READY_TRIES {
-            if sample != Err(SampleFault::NotReady) {
-                break;
-            }
-            std::thread::park_timeout(READY_PAUSE);
-            sample = probe.sample();
-        }
+        let sample = sources::ready_sample(probe.as_mut(), tries);
         if sample.is_err_and(SampleFault::is_permanent) {
             self.probe = None;
         }

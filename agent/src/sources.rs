@@ -67,13 +67,8 @@ pub fn missing(settings: &Settings, clock: Clock) -> Vec<(String, String)> {
     let mut openers = Openers::new(settings, clock);
     let try_open = |sensor: &settings::Sensor| {
         let (_, mut open) = openers.opener(&sensor.source)?;
-        let patient = matches!(
-            sensor.source,
-            settings::Source::Wire { .. }
-                | settings::Source::Program { .. }
-                | settings::Source::Socket { .. }
-        );
-        let sample = open().and_then(|mut probe| first_sample(probe.as_mut(), patient));
+        let tries = first_tries(&sensor.source);
+        let sample = open().and_then(|mut probe| ready_sample(probe.as_mut(), tries));
         let fault = sample
             .err()
             .filter(|fault| *fault != SampleFault::NotReady)?;
@@ -82,17 +77,33 @@ pub fn missing(settings: &Settings, clock: Clock) -> Vec<(String, String)> {
     settings.sensors.iter().filter_map(try_open).collect()
 }
 
-/// How often a microcontroller is asked until it has greeted, and how far apart: longer than its watchdog.
-const GREETING_TRIES: u32 = 70;
-const GREETING_PAUSE: Duration = Duration::from_millis(50);
+/// A source that speaks by itself is asked so often until it has: longer than the watchdog of a microcontroller.
+const SPEAKING_TRIES: u32 = 70;
+/// A chip that is not ready is asked again so often.
+pub(crate) const READY_TRIES: u32 = 4;
+/// Between two tries.
+const READY_PAUSE: Duration = Duration::from_millis(50);
 
-fn first_sample(probe: &mut dyn Probe, patient: bool) -> Result<f64, SampleFault> {
+/// How often a probe of this source is asked again when it was just opened and is not ready.
+pub(crate) fn first_tries(source: &settings::Source) -> u32 {
+    let speaks = match source {
+        settings::Source::Wire { .. }
+        | settings::Source::Program { .. }
+        | settings::Source::Socket { .. } => true,
+        settings::Source::Chip { config, .. } => config.description.bus == BusKind::Serial,
+        _ => false,
+    };
+    if speaks { SPEAKING_TRIES } else { READY_TRIES }
+}
+
+/// A sample; a probe that is not ready is asked again so often.
+pub(crate) fn ready_sample(probe: &mut dyn Probe, tries: u32) -> Result<f64, SampleFault> {
     let mut sample = probe.sample();
-    for _ in 0..GREETING_TRIES {
-        if !patient || sample != Err(SampleFault::NotReady) {
+    for _ in 0..tries {
+        if sample != Err(SampleFault::NotReady) {
             break;
         }
-        std::thread::park_timeout(GREETING_PAUSE);
+        std::thread::park_timeout(READY_PAUSE);
         sample = probe.sample();
     }
     sample
@@ -164,7 +175,8 @@ pub(crate) struct Openers<'a> {
     settings: &'a Settings,
     clock: Clock,
     chips: BTreeMap<String, SharedChip>,
-    lines: BTreeMap<String, ModbusLine>,
+    /// The groups of each Modbus line.
+    lines: BTreeMap<String, Vec<(modbus::Group, SharedChip)>>,
     feeds: Feeds,
 }
 
@@ -255,34 +267,33 @@ impl<'a> Openers<'a> {
     fn modbus(&mut self, bus: &str, config: &ModbusConfig) -> Option<(SharedChip, usize)> {
         let known = self.settings.buses.iter().find(|known| known.id == *bus)?;
         let clock = self.clock;
-        let line = self.lines.entry(bus.to_owned()).or_insert_with(|| {
+        let settings = self.settings;
+        let groups = self.lines.entry(bus.to_owned()).or_insert_with(|| {
             let (known, tcp) = (known.clone(), known.address.is_some());
             let timeout_ms = known.timeout_ms;
             let open = Box::new(move || open_wire(&known));
-            ModbusLine::new(open, Box::new(move || clock.now().0), tcp, timeout_ms)
-        });
-        let same_line = |sensor: &settings::Sensor| match &sensor.source {
-            settings::Source::Modbus { bus: other, config } if other == bus => Some(config.clone()),
-            _ => None,
-        };
-        let all: Vec<_> = self.settings.sensors.iter().filter_map(same_line).collect();
-        let placed = |(index, group): (usize, modbus::Group)| {
-            let channel = group.channel(config)?;
-            Some((index, group, channel))
-        };
-        let mut groups = modbus::groups(&all).into_iter().enumerate();
-        let (index, group, channel) = groups.find_map(placed)?;
-        let line = line.clone();
-        let chip = self
-            .chips
-            .entry(format!("{bus} modbus {index}"))
-            .or_insert_with(|| {
+            let line = ModbusLine::new(open, Box::new(move || clock.now().0), tcp, timeout_ms);
+            let same_line = |sensor: &settings::Sensor| match &sensor.source {
+                settings::Source::Modbus { bus: other, config } if other == bus => {
+                    Some(config.clone())
+                }
+                _ => None,
+            };
+            let all: Vec<_> = settings.sensors.iter().filter_map(same_line).collect();
+            let with_chip = |group: modbus::Group| {
+                let (line, of_chip) = (line.clone(), group.clone());
                 let open = move || {
-                    Ok(Box::new(GroupChip::new(line.clone(), group.clone())) as Box<dyn Chip>)
+                    let chip = GroupChip::new(line.clone(), of_chip.clone());
+                    Ok(Box::new(chip) as Box<dyn Chip>)
                 };
-                SharedChip::new(Box::new(open), Box::new(move || clock.now().0))
-            });
-        Some((chip.clone(), channel))
+                let chip = SharedChip::new(Box::new(open), Box::new(move || clock.now().0));
+                (group, chip)
+            };
+            modbus::groups(&all).into_iter().map(with_chip).collect()
+        });
+        groups
+            .iter()
+            .find_map(|(group, chip)| Some((chip.clone(), group.channel(config)?)))
     }
 
     fn chip(&mut self, bus: &str, config: &ChipConfig) -> Option<SharedChip> {

@@ -5,7 +5,7 @@
 //! Invariants: nothing is buffered but one frame; a server that says nothing for `SILENCE` is left; what goes beyond the
 //! length that was asked for ends the transfer; from TLS no redirection leads to plain text.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, time::Duration};
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
@@ -15,9 +15,9 @@ use hyper::{
     header::{CONTENT_RANGE, HOST, LOCATION, RANGE, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
-use crate::mqtt::web;
+use crate::mqtt::web::{self, Authorities};
 
 /// Longest silence of a server, from the first connection on.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -80,8 +80,8 @@ pub struct Wanted<'a> {
     pub from: u64,
     /// Length of the whole file.
     pub bytes: u64,
-    /// Further certificate authorities to trust, PEM.
-    pub ca_file: Option<&'a Path>,
+    /// Whom to trust.
+    pub authorities: Authorities<'a>,
 }
 
 /// Fetches the rest of a file, blocking this thread.
@@ -168,7 +168,7 @@ async fn ask(uri: &Uri, wanted: Wanted<'_>) -> Result<Response<Incoming>, FetchE
     let port = authority
         .port_u16()
         .unwrap_or(if secure { 443 } else { 80 });
-    let stream = TcpStream::connect((name, port))
+    let stream = web::dial(name, port, SILENCE / 2)
         .await
         .map_err(FetchError::Connect)?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -186,7 +186,7 @@ async fn ask(uri: &Uri, wanted: Wanted<'_>) -> Result<Response<Incoming>, FetchE
         .body(Empty::<Bytes>::new())
         .map_err(|error| FetchError::Http(error.to_string()))?;
     if secure {
-        let stream = web::secure(name, stream, wanted.ca_file)
+        let stream = web::secure(name, stream, wanted.authorities)
             .await
             .map_err(FetchError::Connect)?;
         send(TokioIo::new(stream), request).await

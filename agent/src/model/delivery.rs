@@ -27,6 +27,7 @@ use super::{slots::Slots, stage};
 use crate::{
     durable::{parent, sync_directory, write_whole},
     http::fetch::{self, FetchError, Piece, Wanted},
+    mqtt::{self, web::Authorities},
     settings::Settings,
     threads,
 };
@@ -246,16 +247,17 @@ impl Delivery {
         let from = self.have();
         if from < job.bytes {
             let fetched = self.part().map_err(FetchError::Sink).and_then(|mut part| {
-                let ca_file = self
-                    .settings
-                    .mqtt
-                    .as_ref()
-                    .and_then(|it| it.ca_file.as_deref());
+                let mqtt = self.settings.mqtt.as_ref();
+                let credentials = mqtt::credentials_directory();
+                let authorities = Authorities {
+                    ca_file: mqtt.and_then(|it| it.ca_file.as_deref()),
+                    credentials: credentials.as_deref(),
+                };
                 let wanted = Wanted {
                     url,
                     from,
                     bytes: job.bytes,
-                    ca_file,
+                    authorities,
                 };
                 let mut unsynced = 0;
                 let fetched = fetch::fetch(wanted, |piece| keep(&mut part, piece, &mut unsynced));

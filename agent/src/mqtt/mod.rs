@@ -241,6 +241,12 @@ pub fn spawn(
     Ok((sender, handle))
 }
 
+/// Where the service manager puts the credentials of this process.
+#[must_use]
+pub fn credentials_directory() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into)
+}
+
 /// Address of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerUrl {

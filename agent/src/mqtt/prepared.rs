@@ -20,7 +20,10 @@ pub(super) fn prepared(options: &Options) -> Result<MqttOptions, LinkFault> {
         .set_keep_alive(options.keep_alive_s.max(1))
         .set_topic_alias_policy(TopicAliasPolicy::Disabled)
         .set_connect_timeout(connect_timeout);
-    prepared.set_socket_connector(move |_, _| setup::dial(url.clone(), connect_timeout));
+    prepared.set_socket_connector(move |_, _| {
+        let url = url.clone();
+        async move { setup::dial(&url.host, url.port, connect_timeout).await }
+    });
     if let Some(Credentials { username, password }) = setup::credentials(options)? {
         match password {
             Some(password) => prepared.set_credentials(username, password),

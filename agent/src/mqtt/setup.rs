@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, lookup_host};
 pub(super) use super::tls::tls;
 
 use super::{
-    BrokerUrl, Options,
+    Options,
     fault::{NameFault, fault},
 };
 
@@ -68,8 +68,8 @@ pub(super) fn credentials(options: &Options) -> Result<Option<Credentials>, Link
 
 /// Connects to the first address of the name that answers. Done here and not by the library because it cannot take an
 /// IPv6 address, and because a failed look-up must be told from a failed connection.
-pub(super) async fn dial(url: BrokerUrl, timeout: Duration) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = lookup_host((url.host.as_str(), url.port))
+pub(super) async fn dial(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = lookup_host((host, port))
         .await
         .map_err(|error| io::Error::other(NameFault(error.to_string())))?
         .take(ADDRESSES_MAX)
@@ -90,29 +90,30 @@ pub(super) async fn dial(url: BrokerUrl, timeout: Duration) -> io::Result<TcpStr
     Err(last)
 }
 
-/// Reads a whole file of bounded size. `key` is what the configuration calls it. A relative name is looked for among the
-/// service manager's credentials first.
+/// Reads a file of the configuration; `key` is what it is called there.
 pub(super) fn read(
     options: &Options,
     key: &str,
     cause: &'static str,
     path: &Path,
 ) -> Result<Vec<u8>, LinkFault> {
-    let credential = options
-        .credentials
-        .as_ref()
+    read_bounded(options.credentials.as_deref(), path)
+        .map_err(|error| fault(cause, &format!("{key}: {error}")))
+}
+
+/// Reads a whole file of bounded size. A relative name is looked for among the service manager's credentials first.
+pub(super) fn read_bounded(credentials: Option<&Path>, path: &Path) -> io::Result<Vec<u8>> {
+    let credential = credentials
         .filter(|_| path.is_relative())
         .map(|directory| directory.join(path))
         .filter(|credential| credential.exists());
     let mut bytes = Vec::new();
-    File::open(credential.as_deref().unwrap_or(path))
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| fault(cause, &format!("{key}: {error}")))?;
+    File::open(credential.as_deref().unwrap_or(path))?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
-        return Err(fault(
-            cause,
-            &format!("{key}: expected at most {FILE_BYTES_MAX} bytes"),
-        ));
+        let message = format!("expected at most {FILE_BYTES_MAX} bytes");
+        return Err(io::Error::other(message));
     }
     Ok(bytes)
 }

@@ -55,7 +55,10 @@ fn prepare(options: &Options) -> Result<MqttOptions, LinkFault> {
             QoS::AtLeastOnce,
             true,
         ));
-    prepared.set_socket_connector(move |_, _| setup::dial(url.clone(), connect_timeout));
+    prepared.set_socket_connector(move |_, _| {
+        let url = url.clone();
+        async move { setup::dial(&url.host, url.port, connect_timeout).await }
+    });
     if let Some(Credentials { username, password }) = setup::credentials(options)? {
         match password {
             Some(password) => prepared.set_credentials(username, password),

@@ -4,7 +4,7 @@
 //!
 //! Invariant: the server's name is checked, and nothing weakens that.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use rumqttc::tokio_rustls::{
     TlsConnector,
@@ -16,8 +16,24 @@ use rumqttc::tokio_rustls::{
 };
 use tokio::net::TcpStream;
 
-/// Most bytes of the file of certificate authorities.
-const CA_BYTES_MAX: u64 = 1 << 20;
+use super::setup;
+
+/// Connects to a server as to a broker: each address of the name has a share of the time.
+///
+/// # Errors
+/// The name has no address, or none of them answers in time.
+pub(crate) async fn dial(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    setup::dial(host, port, timeout).await
+}
+
+/// Whom to trust beside the platform's certificate authorities.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Authorities<'a> {
+    /// Further authorities, PEM.
+    pub ca_file: Option<&'a Path>,
+    /// The service manager's credentials, where a file with a relative name is looked for first.
+    pub credentials: Option<&'a Path>,
+}
 
 /// Makes a connection secure.
 ///
@@ -26,16 +42,14 @@ const CA_BYTES_MAX: u64 = 1 << 20;
 pub(crate) async fn secure(
     host: &str,
     stream: TcpStream,
-    ca_file: Option<&Path>,
+    authorities: Authorities<'_>,
 ) -> io::Result<TlsStream<TcpStream>> {
     let other = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = ca_file {
-        if fs::metadata(path)?.len() > CA_BYTES_MAX {
-            return Err(other(&"the file of certificate authorities is too large"));
-        }
-        let certificates = CertificateDer::pem_slice_iter(&fs::read(path)?)
+    if let Some(path) = authorities.ca_file {
+        let text = setup::read_bounded(authorities.credentials, path)?;
+        let certificates = CertificateDer::pem_slice_iter(&text)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| other(&error))?;
         roots.add_parsable_certificates(certificates);

@@ -39,7 +39,7 @@ fn got(url: &str, from: u64, bytes: u64) -> (Vec<u8>, Option<u64>, Result<(), Fe
         url,
         from,
         bytes,
-        ca_file: None,
+        authorities: Authorities::default(),
     };
     let outcome = fetch(wanted, |piece| {
         match piece {
