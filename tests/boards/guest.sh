@@ -23,10 +23,10 @@ at=$(seconds); pid=$(main); kill -STOP "$pid"
 say "stopped: back after $(back "$pid" "$at") s"
 sleep 5
 echo 'nonsense = 1' >>/run/quorate-settings/quorate.toml
-before=$(systemctl show -p NRestarts --value quorate)
+# A start by hand counts anew.
 systemctl restart quorate
 sleep 15
-say "refused: state $(systemctl show -p ActiveState --value quorate), status $(systemctl show -p ExecMainStatus --value quorate), restarts $(($(systemctl show -p NRestarts --value quorate) - before))"
+say "refused: state $(systemctl show -p ActiveState --value quorate), status $(systemctl show -p ExecMainStatus --value quorate), restarts $(systemctl show -p NRestarts --value quorate)"
 sed -i '$d' /run/quorate-settings/quorate.toml
 systemctl reset-failed quorate
 systemctl start quorate
